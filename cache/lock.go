@@ -1,0 +1,184 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/seed0570efb0/build/internal/digest"
+)
+
+// Lock waits until no other process, and no other caller in this one, holds the
+// lock of that name, and returns the function that gives it up. The lock of
+// a process that dies is free at once. Waiting ends with ctx.
+//
+// A holder must not wait for a second lock; so there is no order to get wrong.
+func (s *Store) Lock(ctx context.Context, name string) (unlock func(), err error) {
+	h := digest.Of([]byte(name)).Hex()
+	path := s.path("locks", h)
+	for {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		if err := flock(ctx, f); err != nil {
+			return nil, fmt.Errorf("lock %s: %w", name, err)
+		}
+		if same(f, path) {
+			return func() {
+				// Removing the file before giving it up keeps the folder small. Who waited on this
+				// file sees that it is no longer the one of that name, and starts again.
+				os.Remove(path)
+				f.Close()
+			}, nil
+		}
+		f.Close()
+	}
+}
+
+// flock takes an exclusive lock of f. flock(2) cannot be interrupted from outside, so when ctx ends
+// first the waiting goroutine is left behind: it ends with its turn, or with the process.
+func flock(ctx context.Context, f *os.File) error {
+	err := retry(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
+	if !errors.Is(err, unix.EWOULDBLOCK) {
+		if err != nil {
+			f.Close()
+		}
+		return err
+	}
+	done := make(chan error, 1)
+	go func() { done <- retry(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX) }) }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		go func() { <-done; f.Close() }()
+		return context.Cause(ctx)
+	}
+}
+
+func retry(call func() error) error {
+	for {
+		if err := call(); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+func same(f *os.File, path string) bool {
+	a, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	b, err := os.Stat(path)
+	return err == nil && os.SameFile(a, b)
+}
+
+// A TempDir is a folder for work in progress. It is locked while its process lives;
+// CleanTemp removes those whose process is gone.
+type TempDir struct {
+	Path string
+	lock *os.File
+}
+
+// NewTempDir makes a folder on the store's file system.
+func (s *Store) NewTempDir() (*TempDir, error) {
+	for {
+		t, err := s.newTempDir()
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, fs.ErrNotExist) || t != nil {
+			return t, err
+		}
+		// CleanTemp of another process took the new folder for a dead one's before it was locked.
+		if _, err := os.Stat(s.path("tmp")); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (s *Store) newTempDir() (*TempDir, error) {
+	dir, err := os.MkdirTemp(s.path("tmp"), "d-")
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.Open(dir)
+	if err == nil {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
+	if err != nil {
+		os.Remove(dir)
+		return nil, &fs.PathError{Op: "lock", Path: dir, Err: err}
+	}
+	return &TempDir{Path: dir, lock: f}, nil
+}
+
+// Join returns the path of a name in the folder.
+func (t *TempDir) Join(elem ...string) string {
+	return filepath.Join(append([]string{t.Path}, elem...)...)
+}
+
+// Remove removes the folder and all in it.
+func (t *TempDir) Remove() error {
+	defer t.lock.Close()
+	return RemoveAll(t.Path)
+}
+
+// Publish moves a file or folder of the store, named by its path, to its final name
+// relative to the store. When that name is taken, the first one stays and tmp is left where it is.
+func (s *Store) Publish(tmp, name string) error {
+	dst := s.path(name)
+	if err := os.MkdirAll(filepath.Dir(dst), 0o700); err != nil {
+		return err
+	}
+	err := unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, dst, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EEXIST) {
+		return nil
+	}
+	return err
+}
+
+// RemoveAll removes a tree although folders in it may have no write or search
+// permission, as overlay's work folder and what steps leave behind.
+func RemoveAll(path string) error {
+	if err := os.RemoveAll(path); err == nil {
+		return nil
+	}
+	_ = filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
+		if d != nil && d.IsDir() {
+			_ = os.Chmod(p, 0o700)
+		}
+		return nil
+	})
+	return os.RemoveAll(path)
+}
+
+// CleanTemp removes what dead processes left in tmp. Temporary files are not locked, so
+// one is only taken for dead when this returns true for its age.
+func (s *Store) CleanTemp(old func(fs.FileInfo) bool) error {
+	entries, err := os.ReadDir(s.path("tmp"))
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		path := s.path("tmp", e.Name())
+		if !e.IsDir() {
+			if fi, err := e.Info(); err == nil && old(fi) {
+				os.Remove(path)
+			}
+			continue
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			continue // another process removed it
+		}
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			_ = RemoveAll(path)
+		}
+		f.Close()
+	}
+	return nil
+}

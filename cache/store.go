@@ -1,0 +1,119 @@
+// Package cache is the store on disk: an index from key to result, blobs by
+// digest, small named records, and the locks and temporary folders that let
+// any number of processes share one store without a daemon.
+//
+// It knows nothing of graphs, images or Dockerfiles: a key is 32 bytes whose
+// meaning is someone else's business. Whatever is written gets a temporary
+// name first and is renamed when it is whole, so a killed process leaves
+// nothing that is half there. What cannot be read back is a miss.
+package cache
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// version is the layout of the store. A store of another version is refused, not migrated.
+const version = "1\n"
+
+// A Store is a folder shared by any number of processes.
+type Store struct {
+	root string
+}
+
+// A StoreError says that the store as a whole cannot be used, and what to do.
+type StoreError struct {
+	Root string
+	Err  error
+	Hint string
+}
+
+func (e *StoreError) Error() string { return fmt.Sprintf("store %s: %v", e.Root, e.Err) }
+func (e *StoreError) Unwrap() error { return e.Err }
+
+// Open opens the store at root and makes it where it is missing.
+func Open(root string) (*Store, error) {
+	s := &Store{root: root}
+	if b, err := os.ReadFile(s.path("version")); err == nil {
+		if string(b) != version {
+			return nil, &StoreError{root, fmt.Errorf("layout %q is not the %q of this program", strings.TrimSpace(string(b)), strings.TrimSpace(version)),
+				"name another folder with --root"}
+		}
+		return s, s.writable()
+	}
+	for _, d := range []string{"blobs/sha256", "index", "locks", "tmp"} {
+		if err := os.MkdirAll(s.path(d), 0o700); err != nil {
+			return nil, s.explain(err)
+		}
+	}
+	if err := s.WriteFile("version", []byte(version)); err != nil {
+		return nil, s.explain(err)
+	}
+	return s, nil
+}
+
+func (s *Store) writable() error {
+	if err := syscall.Access(s.path("tmp"), 2|1); err != nil {
+		return s.explain(&fs.PathError{Op: "access", Path: s.path("tmp"), Err: err})
+	}
+	return nil
+}
+
+func (s *Store) explain(err error) error {
+	e := &StoreError{Root: s.root, Err: err}
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		e.Hint = "the disk is full: free some space, or name another folder with --root"
+	default:
+		e.Hint = "name a folder you may write to with --root or $BUILD_ROOT"
+	}
+	return e
+}
+
+// Root returns the folder.
+func (s *Store) Root() string { return s.root }
+
+func (s *Store) path(elem ...string) string {
+	return filepath.Join(append([]string{s.root}, elem...)...)
+}
+
+// WriteFile writes a file of the store, named relative to it, so that it is
+// there as a whole or not at all.
+func (s *Store) WriteFile(name string, data []byte) error {
+	f, err := os.CreateTemp(s.path("tmp"), "w-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(data)
+	if err1 := f.Close(); err == nil {
+		err = err1
+	}
+	if err != nil {
+		return err
+	}
+	return s.publish(f.Name(), name)
+}
+
+// publish renames a temporary file or folder to its place, whose parent is made when missing.
+func (s *Store) publish(tmp, name string) error {
+	dst := s.path(name)
+	err := os.Rename(tmp, dst)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = os.MkdirAll(filepath.Dir(dst), 0o700); err == nil {
+			err = os.Rename(tmp, dst)
+		}
+	}
+	return err
+}
+
+// ReadFile reads a file of the store, named relative to it.
+func (s *Store) ReadFile(name string) ([]byte, error) { return os.ReadFile(s.path(name)) }
+
+// Path returns the path of a name relative to the store.
+func (s *Store) Path(name string) string { return s.path(name) }

@@ -1,0 +1,136 @@
+package snapshot
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"time"
+
+	"github.com/seed0570efb0/build/internal/digest"
+)
+
+// A Chain is a root file system as a layer on top of another chain. Its ID is
+// the ChainID of the OCI image specification; the zero ID is scratch, the empty root.
+type Chain struct {
+	ID     digest.Digest `json:"-"`
+	Parent digest.Digest `json:"parent"`
+	Layer  digest.Digest `json:"layer"` // the diff ID of the topmost layer
+	// Content names what the chain holds, whenever its layers were made. Layers that come with an
+	// image count by their diff IDs, which are known before they are downloaded.
+	Content digest.Digest `json:"content"`
+	// Created is when the layer was made, in UTC; zero for layers that come with an image.
+	Created time.Time `json:"created"`
+}
+
+// chainID implements the ChainID recursion of the OCI image specification.
+func chainID(parent, layer digest.Digest) digest.Digest {
+	if parent.IsZero() {
+		return layer
+	}
+	return digest.Of([]byte(parent.String() + " " + layer.String()))
+}
+
+func chainFile(id digest.Digest) string {
+	h := id.Hex()
+	return filepath.Join("chains", h[:2], h[2:])
+}
+
+// Append records the chain that has layer on top of parent, and returns its ID. When
+// that chain is known already it is left as it is, its time included.
+func (s *Store) Append(parent, layer, content digest.Digest, created time.Time) (digest.Digest, error) {
+	id := chainID(parent, layer)
+	if _, err := s.Chain(id); err == nil {
+		return id, nil
+	}
+	below, err := s.Content(parent)
+	if err != nil {
+		return id, err
+	}
+	h := digest.NewHasher("chain/v1")
+	h.Digest("parent", below)
+	h.Digest("layer", content)
+	c := &Chain{ID: id, Parent: parent, Layer: layer, Content: h.Sum(), Created: created.UTC()}
+	b, err := json.Marshal(c)
+	if err != nil {
+		return id, err
+	}
+	s.chains.Store(id, c)
+	return id, s.disk.WriteFile(chainFile(id), append(b, '\n'))
+}
+
+// AppendImage records the chain of an image's layers, lowest first, and returns its ID.
+func (s *Store) AppendImage(layers []digest.Digest) (id digest.Digest, err error) {
+	for _, l := range layers {
+		if id, err = s.Append(id, l, l, time.Time{}); err != nil {
+			return id, err
+		}
+	}
+	return id, nil
+}
+
+// Chain returns the record of a chain. One that is missing or damaged is fs.ErrNotExist.
+func (s *Store) Chain(id digest.Digest) (*Chain, error) {
+	if c, ok := s.chains.Load(id); ok {
+		return c.(*Chain), nil
+	}
+	b, err := s.disk.ReadFile(chainFile(id))
+	if err != nil {
+		return nil, fmt.Errorf("chain %s: %w", id, err)
+	}
+	c := &Chain{}
+	if err := json.Unmarshal(b, c); err != nil || chainID(c.Parent, c.Layer) != id || c.Content.IsZero() {
+		return nil, fmt.Errorf("chain %s: damaged: %w", id, fs.ErrNotExist)
+	}
+	c.ID = id
+	s.chains.Store(id, c)
+	return c, nil
+}
+
+// Chains returns the records from the lowest layer up to id.
+func (s *Store) Chains(id digest.Digest) ([]*Chain, error) {
+	var list []*Chain
+	for !id.IsZero() {
+		c, err := s.Chain(id)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, c)
+		id = c.Parent
+	}
+	for i, j := 0, len(list)-1; i < j; i, j = i+1, j-1 {
+		list[i], list[j] = list[j], list[i]
+	}
+	return list, nil
+}
+
+// Content returns the content digest of a chain: what a cache key counts.
+func (s *Store) Content(id digest.Digest) (digest.Digest, error) {
+	if id.IsZero() {
+		return digest.Digest{}, nil
+	}
+	c, err := s.Chain(id)
+	if err != nil {
+		return digest.Digest{}, err
+	}
+	return c.Content, nil
+}
+
+// Usable reports whether every layer of a chain is there, or can be fetched. It looks at records and sizes only.
+func (s *Store) Usable(id digest.Digest) (bool, error) {
+	for !id.IsZero() {
+		c, err := s.Chain(id)
+		if errors.Is(err, fs.ErrNotExist) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		if !s.hasLayer(c) {
+			return false, nil
+		}
+		id = c.Parent
+	}
+	return true, nil
+}

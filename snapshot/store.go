@@ -1,0 +1,200 @@
+package snapshot
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"github.com/seed0570efb0/build/cache"
+	"github.com/seed0570efb0/build/internal/digest"
+)
+
+// A Store keeps layers and chains in a cache.Store. It is safe for concurrent use, by other processes too.
+type Store struct {
+	disk *cache.Store
+	// fetch brings the compressed bytes of a layer that is known but not here.
+	fetch Fetch
+
+	chains sync.Map // digest.Digest -> *Chain
+	tocs   sync.Map // digest.Digest -> *TOC
+}
+
+// Fetch opens the bytes of b at one of its origins. The caller verifies them.
+type Fetch func(ctx context.Context, b Blob) (io.ReadCloser, error)
+
+// New returns a Store in disk.
+func New(disk *cache.Store, fetch Fetch) *Store { return &Store{disk: disk, fetch: fetch} }
+
+// A Blob is a form of a layer that goes into images: the bytes of the tar, compressed or not.
+type Blob struct {
+	Digest digest.Digest `json:"digest"`
+	// MediaType is that of the OCI image specification.
+	MediaType string `json:"mediaType"`
+	Size      int64  `json:"size"` // in bytes
+	// Origins are repositories that have the blob, like "docker.io/library/debian".
+	Origins []string `json:"origins,omitempty"`
+}
+
+// Media types of layers, by the OCI image specification.
+const (
+	MediaTypeTar     = "application/vnd.oci.image.layer.v1.tar"
+	MediaTypeTarGzip = "application/vnd.oci.image.layer.v1.tar+gzip"
+	MediaTypeTarZstd = "application/vnd.oci.image.layer.v1.tar+zstd"
+)
+
+func layerFile(layer digest.Digest, name string) string {
+	h := layer.Hex()
+	return filepath.Join("layers", h[:2], h[2:], name)
+}
+
+// Blobs returns the known blobs of a layer, here or elsewhere.
+func (s *Store) Blobs(layer digest.Digest) ([]Blob, error) {
+	b, err := s.disk.ReadFile(layerFile(layer, "blobs"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var list []Blob
+	if json.Unmarshal(b, &list) != nil {
+		return nil, nil // damaged: none is known
+	}
+	return list, nil
+}
+
+// AddBlob records that b is a form of layer. Origins of the same blob are joined.
+func (s *Store) AddBlob(ctx context.Context, layer digest.Digest, b Blob) error {
+	unlock, err := s.disk.Lock(ctx, "blobs/"+layer.Hex())
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	list, err := s.Blobs(layer)
+	if err != nil {
+		return err
+	}
+	if i := slices.IndexFunc(list, func(x Blob) bool { return x.Digest == b.Digest }); i < 0 {
+		list = append(list, b)
+	} else {
+		n := len(list[i].Origins)
+		for _, o := range b.Origins {
+			if !slices.Contains(list[i].Origins, o) {
+				list[i].Origins = append(list[i].Origins, o)
+			}
+		}
+		if n == len(list[i].Origins) {
+			return nil
+		}
+	}
+	data, err := json.Marshal(list)
+	if err != nil {
+		return err
+	}
+	return s.disk.WriteFile(layerFile(layer, "blobs"), append(data, '\n'))
+}
+
+// hasLayer reports whether the topmost layer of c has a form here, or an origin elsewhere.
+func (s *Store) hasLayer(c *Chain) bool {
+	if s.hasTree(c) {
+		return true
+	}
+	if n, ok := s.disk.BlobSize(c.Layer); ok {
+		toc, err := s.readTOC(c.Layer)
+		return err == nil && toc.Size == n
+	}
+	blobs, err := s.Blobs(c.Layer)
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(blobs, func(b Blob) bool {
+		n, ok := s.disk.BlobSize(b.Digest)
+		return ok && n == b.Size || len(b.Origins) > 0
+	})
+}
+
+// readTOC returns the table of contents that is kept of a layer. A damaged one is fs.ErrNotExist.
+func (s *Store) readTOC(layer digest.Digest) (*TOC, error) {
+	if t, ok := s.tocs.Load(layer); ok {
+		return t.(*TOC), nil
+	}
+	b, err := s.disk.ReadFile(layerFile(layer, "toc"))
+	if err != nil {
+		return nil, err
+	}
+	t, err := ParseTOC(b)
+	if err != nil || t.DiffID != layer {
+		return nil, fmt.Errorf("toc of %s: damaged: %w", layer, fs.ErrNotExist)
+	}
+	s.tocs.Store(layer, t)
+	return t, nil
+}
+
+func (s *Store) writeTOC(t *TOC) error {
+	if _, err := s.readTOC(t.DiffID); err == nil {
+		return nil
+	}
+	s.tocs.Store(t.DiffID, t)
+	return s.disk.WriteFile(layerFile(t.DiffID, "toc"), t.Marshal())
+}
+
+// TOC returns the table of contents of a layer. Where none is kept yet, the layer
+// is downloaded and read for it.
+func (s *Store) TOC(ctx context.Context, layer digest.Digest) (*TOC, error) {
+	if t, err := s.readTOC(layer); !errors.Is(err, fs.ErrNotExist) {
+		return t, err
+	}
+	return s.inflate(ctx, layer)
+}
+
+// inflate makes the tar of a layer from a blob, and its table of contents on the way.
+func (s *Store) inflate(ctx context.Context, layer digest.Digest) (*TOC, error) {
+	unlock, err := s.disk.Lock(ctx, "layer/"+layer.Hex())
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if t, err := s.readTOC(layer); err == nil { // another process was first
+		if n, ok := s.disk.BlobSize(layer); ok && n == t.Size {
+			return t, nil
+		}
+	}
+	r, err := s.openStream(ctx, layer)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	w, err := s.disk.NewBlob()
+	if err != nil {
+		return nil, err
+	}
+	defer w.Abort()
+	t, err := readLayer(io.TeeReader(r, w), nil)
+	if err != nil {
+		return nil, fmt.Errorf("layer %s: %w", layer, err)
+	}
+	if err := s.checkDiffID(layer, t); err != nil {
+		return nil, err
+	}
+	if _, err := w.Commit(); err != nil {
+		return nil, err
+	}
+	return t, s.writeTOC(t)
+}
+
+// checkDiffID compares what was read with what it was read for.
+func (s *Store) checkDiffID(layer digest.Digest, t *TOC) error {
+	if t.DiffID == layer {
+		return nil
+	}
+	return fmt.Errorf("layer %s: its uncompressed bytes have the digest %s", layer, t.DiffID)
+}
+
+// ErrUnavailable says that a layer is in no form here and has no origin.
+var ErrUnavailable = errors.New("its bytes are not in the store, and where to fetch them is not known")
