@@ -54,8 +54,8 @@ type Entry struct {
 	// Offset is where a regular file's bytes start in the layer's tar.
 	Offset int64
 
-	// layer is the layer that an entry of a View comes from.
-	layer *TOC
+	// from is the chain whose topmost layer an entry of a View comes from.
+	from *Chain
 
 	// Inode, when not "", is equal for entries that are names of one file. It is set by
 	// Trees for files with several names, and is in no TOC.

@@ -1,1 +1,303 @@
 package snapshot
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/seed0570efb0/build/cache"
+	"github.com/seed0570efb0/build/internal/digest"
+	"github.com/seed0570efb0/build/internal/safefs"
+)
+
+// treeFile returns where the tree of the chain's topmost layer is. A tree depends on its layer alone,
+// unless the layer leaves out directories on the way to its entries: in the tree they need the
+// metadata that they have below, since overlayfs shows that of the topmost tree.
+func treeFile(c *Chain, implied bool) string {
+	if implied {
+		return layerFile(c.Layer, "tree-"+c.ID.Hex())
+	}
+	return layerFile(c.Layer, "tree")
+}
+
+func (s *Store) treePath(c *Chain) (string, bool) {
+	for _, implied := range []bool{false, true} {
+		p := s.disk.Path(treeFile(c, implied))
+		if fi, err := os.Lstat(p); err == nil && fi.IsDir() {
+			return p, true
+		}
+	}
+	return "", false
+}
+
+func (s *Store) hasTree(c *Chain) bool {
+	_, ok := s.treePath(c)
+	return ok
+}
+
+// unpackers is how many layers are unpacked at once.
+const unpackers = 4
+
+// Trees returns the trees of a chain's layers, the topmost first, as overlayfs takes them for
+// lower directories. Those that are missing are made.
+func (s *Store) Trees(ctx context.Context, id digest.Digest) ([]string, error) {
+	chains, err := s.Chains(id)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]string, len(chains))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(unpackers)
+	for i, c := range chains {
+		g.Go(func() (err error) {
+			out[len(chains)-1-i], err = s.tree(ctx, c)
+			return err
+		})
+	}
+	return out, g.Wait()
+}
+
+func (s *Store) tree(ctx context.Context, c *Chain) (string, error) {
+	if p, ok := s.treePath(c); ok {
+		return p, nil
+	}
+	tmp, err := s.disk.NewTempDir()
+	if err != nil {
+		return "", err
+	}
+	defer tmp.Remove()
+	toc, err := s.unpack(ctx, c, tmp.Join("tree"))
+	if err != nil || toc == nil {
+		p, _ := s.treePath(c)
+		return p, err
+	}
+	implied := toc.impliedDirs()
+	if len(implied) > 0 {
+		if err := s.fillImplied(ctx, c, tmp.Join("tree"), implied); err != nil {
+			return "", err
+		}
+	}
+	name := treeFile(c, len(implied) > 0)
+	return s.disk.Path(name), s.disk.Publish(tmp.Join("tree"), name)
+}
+
+// unpack extracts a layer into the new folder dir. When another process made the tree meanwhile, it returns nil.
+func (s *Store) unpack(ctx context.Context, c *Chain, dir string) (*TOC, error) {
+	unlock, err := s.disk.Lock(ctx, "layer/"+c.Layer.Hex())
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if s.hasTree(c) {
+		return nil, nil
+	}
+	r, err := s.openStream(ctx, c.Layer)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return nil, err
+	}
+	x, err := newExtractor(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer x.Close()
+	toc, err := readLayer(r, x.entry)
+	if err == nil {
+		err = x.finish()
+	}
+	if err != nil {
+		return nil, s.diagnose(c.Layer, fmt.Errorf("layer %s: %w", c.Layer, err))
+	}
+	if err := s.checkDiffID(c.Layer, toc); err != nil {
+		return nil, err
+	}
+	return toc, s.writeTOC(toc)
+}
+
+// diagnose looks for damaged blobs of a layer whose reading ended with err. What is damaged is removed and named.
+func (s *Store) diagnose(layer digest.Digest, err error) error {
+	var damaged *cache.DamagedError
+	if errors.As(err, &damaged) {
+		return err
+	}
+	blobs, _ := s.Blobs(layer)
+	for _, b := range append(blobs, Blob{Digest: layer}) {
+		r, e := s.disk.VerifiedBlob(b.Digest)
+		if e != nil {
+			continue
+		}
+		_, e = io.Copy(io.Discard, r)
+		r.Close()
+		if errors.As(e, &damaged) {
+			return e
+		}
+	}
+	return err
+}
+
+// impliedDirs returns the directories that entries of t are in and that t has no entry for, parents first.
+func (t *TOC) impliedDirs() []string {
+	var out []string
+	known := map[string]bool{".": true}
+	var add func(dir string)
+	add = func(dir string) {
+		if known[dir] {
+			return
+		}
+		known[dir] = true
+		if t.get(dir) == nil {
+			add(parentOf(dir))
+			out = append(out, dir)
+		}
+	}
+	for i := range t.Entries {
+		add(parentOf(t.Entries[i].Path))
+	}
+	return out
+}
+
+// fillImplied gives implied directories of a tree the metadata they have in the layers below.
+func (s *Store) fillImplied(ctx context.Context, c *Chain, dir string, implied []string) error {
+	below, err := s.View(ctx, c.Parent)
+	if err != nil {
+		return err
+	}
+	root, err := safefs.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	for i := len(implied) - 1; i >= 0; i-- { // children first, so that times of parents stay
+		e, ok, err := below.Lstat(implied[i])
+		if err != nil {
+			return err
+		}
+		if !ok || e.Type != Dir {
+			e = Entry{Path: implied[i], Type: Dir, Mode: 0o755}
+		}
+		if err := setMetadata(root, &e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// CommitTree makes a layer of dir, the used upper directory of an overlay on parent, and returns the
+// chain of both. The folder becomes the layer's tree: it is moved away.
+func (s *Store) CommitTree(parent digest.Digest, dir string, created time.Time) (digest.Digest, error) {
+	w := NewWriter(io.Discard)
+	if err := capture(w, dir, nil); err != nil {
+		return digest.Digest{}, err
+	}
+	toc, err := w.Close()
+	if err != nil {
+		return digest.Digest{}, err
+	}
+	c := &Chain{ID: chainID(parent, toc.DiffID), Parent: parent, Layer: toc.DiffID}
+	if err := s.disk.Publish(dir, treeFile(c, false)); err != nil {
+		return digest.Digest{}, err
+	}
+	if err := s.writeTOC(toc); err != nil {
+		return digest.Digest{}, err
+	}
+	return s.Append(parent, toc.DiffID, toc.Content, created)
+}
+
+// tarFromTree makes the tar of a captured layer again. At its end the bytes are checked against the
+// diff ID: a tree that somebody changed is a *cache.DamagedError, and removed.
+func (s *Store) tarFromTree(c *Chain) (io.ReadCloser, error) {
+	dir, _ := s.treePath(c)
+	toc, err := s.readTOC(c.Layer)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	pr, pw := io.Pipe()
+	go func() {
+		w := NewWriter(pw)
+		err := capture(w, dir, toc)
+		if err == nil {
+			var got *TOC
+			if got, err = w.Close(); err == nil && got.DiffID != c.Layer {
+				err = s.dropTree(c, dir)
+			}
+		}
+		pw.CloseWithError(err)
+	}()
+	return pr, nil
+}
+
+func (s *Store) dropTree(c *Chain, dir string) error {
+	err := cache.RemoveAll(dir)
+	if err == nil {
+		err = errors.New("it was changed after it was made, and has been removed")
+	}
+	return &cache.DamagedError{What: "tree of layer " + c.Layer.String(), Err: err}
+}
+
+// openFile opens the content of a file of a layer, from its tar or its tree. The bytes are
+// checked against the entry's digest at their end.
+func (s *Store) openFile(e Entry) (io.ReadCloser, error) {
+	f, err := s.disk.OpenBlob(e.from.Layer)
+	if err == nil && e.Offset >= 0 {
+		body := io.NewSectionReader(f, e.Offset, e.Size)
+		return &checkedFile{r: body, c: f, h: sha256.New(), s: s, e: e}, nil
+	}
+	if err == nil {
+		f.Close()
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	dir, err := s.tree(context.Background(), e.from)
+	if err != nil {
+		return nil, err
+	}
+	root, err := safefs.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	if f, err = root.OpenFile(e.Path); err != nil {
+		return nil, err
+	}
+	return &checkedFile{r: f, c: f, h: sha256.New(), s: s, e: e}, nil
+}
+
+// A checkedFile reports content that is not what its entry says in place of io.EOF.
+type checkedFile struct {
+	r io.Reader
+	c io.Closer
+	h hash.Hash
+	s *Store
+	e Entry
+}
+
+func (f *checkedFile) Read(p []byte) (int, error) {
+	n, err := f.r.Read(p)
+	f.h.Write(p[:n])
+	if err == io.EOF && !bytes.Equal(f.h.Sum(nil), f.e.Digest[:]) {
+		err = f.damaged()
+	}
+	return n, err
+}
+
+func (f *checkedFile) damaged() error {
+	if dir, ok := f.s.treePath(f.e.from); ok {
+		return f.s.dropTree(f.e.from, dir)
+	}
+	return f.s.diagnose(f.e.from.Layer, &cache.DamagedError{What: filepath.Join("layer "+f.e.from.Layer.String(), f.e.Path), Err: errors.New("its bytes have another digest")})
+}
+
+func (f *checkedFile) Close() error { return f.c.Close() }

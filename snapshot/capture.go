@@ -1,0 +1,162 @@
+package snapshot
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// capture adds everything in dir, a tree in overlay form that nobody changes meanwhile, to w. The
+// digests in known, which may be nil, save hashing files again.
+func capture(w *Writer, dir string, known *TOC) error {
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: dir, Err: err}
+	}
+	c := capturer{w: w, known: known, names: map[[2]uint64]string{}}
+	return c.dir(os.NewFile(uintptr(fd), dir), ".")
+}
+
+type capturer struct {
+	w     *Writer
+	known *TOC
+	names map[[2]uint64]string // the first name of files with several
+}
+
+// dir adds what is in the directory p, open as f, and closes it. Descriptors lead from
+// directory to directory, so that no length of path is too long.
+func (c *capturer) dir(f *os.File, p string) error {
+	defer f.Close()
+	names, err := f.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		if err := c.entry(int(f.Fd()), name, join(p, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *capturer) entry(dir int, name, p string) error {
+	var st unix.Stat_t
+	if err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return &os.PathError{Op: "lstat", Path: p, Err: err}
+	}
+	e := Entry{
+		Path: p, Mode: st.Mode & 0o7777, UID: int(st.Uid), GID: int(st.Gid), Mtime: st.Mtim.Sec,
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		return c.file(dir, name, &st, e)
+	case unix.S_IFDIR:
+		return c.subdir(dir, name, e)
+	case unix.S_IFLNK:
+		e.Type = Symlink
+		buf := make([]byte, unix.PathMax)
+		n, err := unix.Readlinkat(dir, name, buf)
+		if err != nil {
+			return &os.PathError{Op: "readlink", Path: p, Err: err}
+		}
+		e.Link = string(buf[:n])
+	case unix.S_IFCHR:
+		if st.Rdev == 0 {
+			return c.w.Add(Entry{Path: p, Type: Whiteout}, nil)
+		}
+		e.Type, e.Major, e.Minor = Char, unix.Major(st.Rdev), unix.Minor(st.Rdev)
+	case unix.S_IFBLK:
+		e.Type, e.Major, e.Minor = Block, unix.Major(st.Rdev), unix.Minor(st.Rdev)
+	case unix.S_IFIFO:
+		e.Type = Fifo
+	default:
+		return nil // a socket: no tar can carry one
+	}
+	return c.w.Add(e, nil)
+}
+
+func (c *capturer) subdir(dir int, name string, e Entry) error {
+	e.Type = Dir
+	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: e.Path, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), e.Path)
+	if e.Xattrs, e.Opaque, err = readXattrs(fd); err == nil {
+		err = c.w.Add(e, nil)
+	}
+	if err != nil {
+		f.Close()
+		return fmt.Errorf("%s: %w", e.Path, err)
+	}
+	return c.dir(f, e.Path)
+}
+
+func (c *capturer) file(dir int, name string, st *unix.Stat_t, e Entry) error {
+	if st.Nlink > 1 {
+		id := [2]uint64{st.Dev, st.Ino}
+		if first, ok := c.names[id]; ok {
+			e.Type, e.Link = Hardlink, first
+			return c.w.Add(e, nil)
+		}
+		c.names[id] = e.Path
+	}
+	e.Type, e.Size = Regular, st.Size
+	if c.known != nil {
+		if k := c.known.get(e.Path); k != nil && k.Type == Regular && k.Size == e.Size {
+			e.Digest = k.Digest
+		}
+	}
+	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: e.Path, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), e.Path)
+	defer f.Close()
+	if e.Xattrs, _, err = readXattrs(fd); err != nil {
+		return fmt.Errorf("%s: %w", e.Path, err)
+	}
+	return c.w.Add(e, f)
+}
+
+// readXattrs returns the extended attributes that images keep, and whether overlayfs marked a directory as opaque.
+func readXattrs(fd int) (keep map[string]string, opaque bool, err error) {
+	var space [1024]byte
+	names := space[:]
+	n, err := unix.Flistxattr(fd, names)
+	if errors.Is(err, unix.ERANGE) {
+		names = make([]byte, 64<<10) // XATTR_LIST_MAX
+		n, err = unix.Flistxattr(fd, names)
+	}
+	if errors.Is(err, unix.ENOTSUP) || err == nil && n == 0 {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	for _, b := range bytes.Split(bytes.TrimSuffix(names[:n], []byte{0}), []byte{0}) {
+		name := string(b)
+		if name == overlayXattr+"opaque" {
+			opaque = true
+			continue
+		}
+		if !keepXattr(name) {
+			continue
+		}
+		v := make([]byte, 64<<10) // XATTR_SIZE_MAX
+		n, err := unix.Fgetxattr(fd, name, v)
+		if err != nil {
+			return nil, false, fmt.Errorf("%s: %w", name, err)
+		}
+		if keep == nil {
+			keep = map[string]string{}
+		}
+		keep[name] = string(v[:n])
+	}
+	return keep, opaque, nil
+}

@@ -1,0 +1,206 @@
+package snapshot
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/seed0570efb0/build/internal/safefs"
+)
+
+// An extractor makes the tree of a layer in overlay form: a whiteout is a character device 0:0, an opaque
+// directory has an extended attribute.
+type extractor struct {
+	root *safefs.Root
+	dirs []Entry // their times are set last
+	buf  []byte
+}
+
+func newExtractor(dir string) (*extractor, error) {
+	root, err := safefs.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	return &extractor{root: root, buf: make([]byte, 128<<10)}, nil
+}
+
+func (x *extractor) Close() { x.root.Close() }
+
+// entry implements visitor.
+func (x *extractor) entry(e *Entry, content io.Reader) error {
+	if err := x.makeParents(parentOf(e.Path)); err != nil {
+		return err
+	}
+	if err := x.clear(e); err != nil {
+		return err
+	}
+	if err := x.root.At("create", e.Path, func(dir int, name string) error { return x.create(dir, name, e, content) }); err != nil {
+		return explainOwner(e, err)
+	}
+	if e.Type == Hardlink || e.Type == Whiteout {
+		return nil
+	}
+	if e.Type == Dir {
+		x.dirs = append(x.dirs, *e)
+	}
+	return explainOwner(e, setMetadata(x.root, e))
+}
+
+// explainOwner says what an owner that this user namespace has no id for means.
+func explainOwner(e *Entry, err error) error {
+	if errors.Is(err, unix.EINVAL) && (e.UID != 0 || e.GID != 0) {
+		return fmt.Errorf("owner %d:%d has no id in this user namespace; /etc/subuid and /etc/subgid must give the user a larger range: %w", e.UID, e.GID, err)
+	}
+	return err
+}
+
+// makeParents makes the directories that a tar leaves out.
+func (x *extractor) makeParents(dir string) error {
+	if dir == "." {
+		return nil
+	}
+	st, err := x.root.Stat(dir)
+	if err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		return nil
+	}
+	if err := x.makeParents(parentOf(dir)); err != nil {
+		return err
+	}
+	if err := x.root.RemoveAll(dir); err != nil {
+		return err
+	}
+	return x.root.At("mkdir", dir, func(d int, name string) error { return unix.Mkdirat(d, name, 0o755) })
+}
+
+// clear removes what an earlier entry left at the path of e. A directory stays for a directory.
+func (x *extractor) clear(e *Entry) error {
+	st, err := x.root.Stat(e.Path)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if e.Type == Dir && st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		return nil
+	}
+	return x.root.RemoveAll(e.Path)
+}
+
+func (x *extractor) create(dir int, name string, e *Entry, content io.Reader) error {
+	switch e.Type {
+	case Regular:
+		return x.createFile(dir, name, content)
+	case Dir:
+		err := unix.Mkdirat(dir, name, 0o700)
+		if errors.Is(err, unix.EEXIST) {
+			err = nil
+		}
+		if err == nil && e.Opaque {
+			err = withFD(dir, name, unix.O_DIRECTORY, func(fd int) error { return unix.Fsetxattr(fd, overlayXattr+"opaque", []byte("y"), 0) })
+		}
+		return err
+	case Symlink:
+		return unix.Symlinkat(e.Link, dir, name)
+	case Hardlink:
+		return x.link(dir, name, e)
+	case Char:
+		return unix.Mknodat(dir, name, unix.S_IFCHR|0o600, int(unix.Mkdev(e.Major, e.Minor)))
+	case Block:
+		return unix.Mknodat(dir, name, unix.S_IFBLK|0o600, int(unix.Mkdev(e.Major, e.Minor)))
+	case Fifo:
+		return unix.Mknodat(dir, name, unix.S_IFIFO|0o600, 0)
+	case Whiteout:
+		return unix.Mknodat(dir, name, unix.S_IFCHR, 0)
+	}
+	return fmt.Errorf("entry of unknown type %q", e.Type)
+}
+
+func (x *extractor) createFile(dir int, name string, content io.Reader) error {
+	fd, err := unix.Openat(dir, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(fd), name)
+	_, err = io.CopyBuffer(struct{ io.Writer }{f}, content, x.buf)
+	if e := f.Close(); err == nil {
+		err = e
+	}
+	return err
+}
+
+// link makes a hard link. dir is the remembered parent of root, so the target is opened by its own path.
+func (x *extractor) link(dir int, name string, e *Entry) error {
+	keep, err := unix.FcntlInt(uintptr(dir), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(keep)
+	return x.root.At("link to", e.Link, func(d int, n string) error { return unix.Linkat(d, n, keep, name, 0) })
+}
+
+func withFD(dir int, name string, flags int, f func(fd int) error) error {
+	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC|flags, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return f(fd)
+}
+
+// setMetadata gives the file at e.Path owner, permission bits, extended attributes and time of e, in the order
+// that keeps them: chown clears set-user-ID bits and capabilities.
+func setMetadata(root *safefs.Root, e *Entry) error {
+	return root.At("set metadata of", e.Path, func(dir int, name string) error {
+		if err := unix.Fchownat(dir, name, e.UID, e.GID, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return err
+		}
+		if len(e.Xattrs) > 0 && (e.Type == Regular || e.Type == Dir) {
+			if err := withFD(dir, name, 0, func(fd int) error { return setXattrs(fd, e.Xattrs) }); err != nil {
+				return err
+			}
+		}
+		if e.Type != Symlink {
+			// The file is ours and no link: nobody else works on this tree.
+			if err := unix.Fchmodat(dir, name, e.Mode, 0); err != nil {
+				return err
+			}
+		}
+		return setTime(dir, name, e.Mtime)
+	})
+}
+
+func setXattrs(fd int, xattrs map[string]string) error {
+	for k, v := range xattrs {
+		if err := unix.Fsetxattr(fd, k, []byte(v), 0); err != nil && !errors.Is(err, unix.ENOTSUP) {
+			return fmt.Errorf("%s: %w", k, err)
+		}
+	}
+	return nil
+}
+
+func setTime(dir int, name string, mtime int64) error {
+	t := unix.Timespec{Sec: mtime}
+	return unix.UtimesNanoAt(dir, name, []unix.Timespec{t, t}, unix.AT_SYMLINK_NOFOLLOW)
+}
+
+// finish sets the times of directories, which making their entries has changed.
+func (x *extractor) finish() error {
+	for i := len(x.dirs) - 1; i >= 0; i-- {
+		e := &x.dirs[i]
+		st, err := x.root.Stat(e.Path)
+		if errors.Is(err, unix.ENOENT) || err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+			continue // replaced by a later entry
+		}
+		if err != nil {
+			return err
+		}
+		if err := x.root.At("set time of", e.Path, func(dir int, name string) error { return setTime(dir, name, e.Mtime) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
