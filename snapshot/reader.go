@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"path"
 	"strings"
@@ -27,17 +28,45 @@ func readLayer(r io.Reader, visit visitor) (*TOC, error) {
 	in := io.TeeReader(bufio.NewReaderSize(r, 256<<10), sum)
 	tr := tar.NewReader(in)
 	s := scan{byPath: map[string]int{}}
+	if err := s.read(tr, sum, visit); err != nil {
+		return nil, err
+	}
+	if _, err := io.Copy(io.Discard, in); err != nil { // the padding belongs to the digest
+		return nil, err
+	}
+	entries := s.finish()
+	return &TOC{DiffID: digest.Digest(sum.h.Sum(nil)), Size: sum.n, Content: contentDigest(entries), Entries: entries}, nil
+}
+
+// ReadArchive returns the entries of a tar that is no layer, in the order of their paths: names that
+// would mean whiteouts are names of files like others. Entry.Offset counts from the start of r.
+func ReadArchive(r io.Reader) ([]Entry, error) {
+	sum := &counter{w: io.Discard, h: nopHash{}}
+	in := io.TeeReader(bufio.NewReaderSize(r, 256<<10), sum)
+	s := scan{byPath: map[string]int{}, plain: true}
+	if err := s.read(tar.NewReader(in), sum, nil); err != nil {
+		return nil, err
+	}
+	return s.finish(), nil
+}
+
+// nopHash is for a counter whose digest nobody asks for.
+type nopHash struct{ hash.Hash }
+
+func (nopHash) Write(p []byte) (int, error) { return len(p), nil }
+
+func (s *scan) read(tr *tar.Reader, sum *counter, visit visitor) error {
 	for {
 		h, err := tr.Next()
 		if err == io.EOF {
-			break
+			return nil
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 		e, err := entryOf(h)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if e == nil {
 			continue
@@ -49,14 +78,9 @@ func readLayer(r io.Reader, visit visitor) (*TOC, error) {
 			}
 		}
 		if err := s.add(e, tr, visit); err != nil {
-			return nil, fmt.Errorf("%s: %w", e.Path, err)
+			return fmt.Errorf("%s: %w", e.Path, err)
 		}
 	}
-	if _, err := io.Copy(io.Discard, in); err != nil { // the padding belongs to the digest
-		return nil, err
-	}
-	entries := s.finish()
-	return &TOC{DiffID: digest.Digest(sum.h.Sum(nil)), Size: sum.n, Content: contentDigest(entries), Entries: entries}, nil
 }
 
 func isSparse(h *tar.Header) bool {
@@ -76,6 +100,7 @@ type scan struct {
 	entries []Entry
 	byPath  map[string]int // index into entries
 	links   map[string]string
+	plain   bool // no name means a whiteout
 }
 
 func (s *scan) add(e *Entry, content io.Reader, visit visitor) error {
@@ -88,10 +113,10 @@ func (s *scan) add(e *Entry, content io.Reader, visit visitor) error {
 	if e.Path == "." {
 		return nil // the root's own entry: its metadata is not part of a layer
 	}
-	if e.Name() == opaqueName {
+	if !s.plain && e.Name() == opaqueName {
 		return s.opaque(e, visit)
 	}
-	if name, ok := strings.CutPrefix(e.Name(), whiteoutPrefix); ok {
+	if name, ok := strings.CutPrefix(e.Name(), whiteoutPrefix); ok && !s.plain {
 		*e = Entry{Path: join(parentOf(e.Path), name), Type: Whiteout}
 		if i, ok := s.byPath[e.Path]; ok { // re-added in the same layer, before its whiteout
 			s.entries[i].Opaque = s.entries[i].Type == Dir

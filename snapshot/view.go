@@ -187,9 +187,14 @@ func (v *View) Open(e Entry) (io.ReadCloser, error) {
 	return v.store.openFile(e)
 }
 
+// An Lstater tells what is at a path, as Tree.Lstat does.
+type Lstater interface {
+	Lstat(p string) (Entry, bool, error)
+}
+
 // Resolve returns the path that p leads to in t: symbolic links are followed inside the root, the last element
 // only when follow is set. The result need not exist.
-func Resolve(t Tree, p string, follow bool) (string, error) {
+func Resolve(t Lstater, p string, follow bool) (string, error) {
 	var failed error
 	readlink := func(p string) (string, bool) {
 		e, ok, err := t.Lstat(p)

@@ -1,0 +1,326 @@
+package source
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/moby/patternmatcher"
+	"golang.org/x/sys/unix"
+
+	"github.com/seed0570efb0/build/internal/digest"
+	"github.com/seed0570efb0/build/internal/safefs"
+	"github.com/seed0570efb0/build/snapshot"
+)
+
+// A Local is a folder of this machine seen as a tree to copy from: through the ignore
+// patterns, with everything owned by 0:0, and without extended attributes. It is read as
+// far as it is asked for: an ignored folder is not entered. It is safe for concurrent use.
+type Local struct {
+	dir     string
+	root    *safefs.Root
+	matcher *patternmatcher.PatternMatcher // nil: nothing is ignored
+	index   *StatIndex
+
+	mu      sync.Mutex
+	dirs    map[string]*localDir
+	stamps  map[string]stamp // of the regular files that were seen
+	digests map[string]hashed
+}
+
+// A hashed file is the digest of a file and what the file looked like then.
+type hashed struct {
+	digest digest.Digest
+	stamp  stamp
+}
+
+// A localDir is a folder that was read.
+type localDir struct {
+	entries []snapshot.Entry // what is seen, ordered by name
+	match   patternmatcher.MatchInfo
+	err     error
+}
+
+// NewLocal returns the folder dir seen through patterns, those of .dockerignore in order.
+// index, which may be nil, remembers digests of files between builds.
+func NewLocal(dir string, patterns []string, index *StatIndex) (*Local, error) {
+	root, err := safefs.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	l := &Local{dir: dir, root: root, index: index, dirs: map[string]*localDir{}, stamps: map[string]stamp{}, digests: map[string]hashed{}}
+	if len(patterns) > 0 {
+		m, err := patternmatcher.New(patterns)
+		if err != nil {
+			return nil, fmt.Errorf("ignore patterns: %w", err)
+		}
+		l.matcher = m
+	}
+	return l, nil
+}
+
+// Lstat implements snapshot.Tree.
+func (l *Local) Lstat(p string) (snapshot.Entry, bool, error) {
+	if p == "." {
+		return snapshot.Entry{Path: ".", Type: snapshot.Dir, Mode: 0o755}, true, nil
+	}
+	list, err := l.ReadDir(filepath.Dir(p))
+	if err != nil {
+		return snapshot.Entry{}, false, err
+	}
+	i, ok := find(list, p)
+	if !ok {
+		return snapshot.Entry{}, false, nil
+	}
+	return list[i], true, nil
+}
+
+// find returns the index of p in the entries of its folder.
+func find(list []snapshot.Entry, p string) (int, bool) {
+	return slices.BinarySearchFunc(list, p, func(e snapshot.Entry, p string) int { return strings.Compare(e.Path, p) })
+}
+
+// ReadDir implements snapshot.Tree.
+func (l *Local) ReadDir(p string) ([]snapshot.Entry, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	d := l.read(p)
+	return d.entries, d.err
+}
+
+// read reads a folder once. The folder must be seen itself, or it has no entries.
+func (l *Local) read(p string) *localDir {
+	if d, ok := l.dirs[p]; ok {
+		return d
+	}
+	d := &localDir{}
+	l.dirs[p] = d
+	if p != "." {
+		parent := l.read(filepath.Dir(p))
+		i, ok := find(parent.entries, p)
+		if parent.err != nil || !ok || parent.entries[i].Type != snapshot.Dir {
+			d.err = parent.err
+			return d
+		}
+		if l.matcher != nil {
+			_, d.match, d.err = l.matcher.MatchesUsingParentResults(p, parent.match)
+		}
+	}
+	if d.err == nil {
+		d.entries, d.err = l.list(p, d.match)
+	}
+	return d
+}
+
+// list reads the folder p, whose patterns match as in match, and drops what is ignored.
+func (l *Local) list(p string, match patternmatcher.MatchInfo) ([]snapshot.Entry, error) {
+	f, err := l.root.OpenFile(p)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	names, err := f.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(names)
+	out := make([]snapshot.Entry, 0, len(names))
+	for _, name := range names {
+		path := name
+		if p != "." {
+			path = p + "/" + name
+		}
+		e, st, err := statAt(int(f.Fd()), name, path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // removed meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		seen, err := l.sees(e, match)
+		if err != nil {
+			return nil, err
+		}
+		if !seen {
+			continue
+		}
+		out = append(out, e)
+		if e.Type == snapshot.Regular {
+			l.stamps[path] = st
+		}
+	}
+	return out, nil
+}
+
+// sees reports whether e is not ignored, or a folder with something in it that is not.
+func (l *Local) sees(e snapshot.Entry, parent patternmatcher.MatchInfo) (bool, error) {
+	if l.matcher == nil {
+		return true, nil
+	}
+	ignored, match, err := l.matcher.MatchesUsingParentResults(e.Path, parent)
+	if err != nil || !ignored {
+		return !ignored, err
+	}
+	if e.Type != snapshot.Dir || !l.mayReinclude(e.Path) {
+		return false, nil
+	}
+	list, err := l.list(e.Path, match)
+	if err != nil || len(list) == 0 {
+		return false, err
+	}
+	l.dirs[e.Path] = &localDir{entries: list, match: match}
+	return true, nil
+}
+
+// mayReinclude reports whether a pattern with "!" could match something in the ignored folder dir.
+func (l *Local) mayReinclude(dir string) bool {
+	if !l.matcher.Exclusions() {
+		return false
+	}
+	for _, p := range l.matcher.Patterns() {
+		if p.Exclusion() && couldMatchBelow(p.String(), dir) {
+			return true
+		}
+	}
+	return false
+}
+
+// couldMatchBelow reports whether pattern, element by element, allows a match below dir.
+func couldMatchBelow(pattern, dir string) bool {
+	pat := strings.Split(pattern, "/")
+	for i, name := range strings.Split(dir, "/") {
+		if i >= len(pat) || strings.Contains(pat[i], "**") {
+			return true // a pattern that names a parent of dir means all in it
+		}
+		if ok, err := filepath.Match(pat[i], name); err == nil && !ok {
+			return false
+		}
+	}
+	return true
+}
+
+// statAt returns the entry of name in the open folder dir.
+func statAt(dir int, name, path string) (snapshot.Entry, stamp, error) {
+	var st unix.Stat_t
+	if err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return snapshot.Entry{}, stamp{}, &fs.PathError{Op: "lstat", Path: path, Err: err}
+	}
+	e := snapshot.Entry{Path: path, Mode: st.Mode & 0o7777, Mtime: st.Mtim.Sec}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		e.Type, e.Size = snapshot.Regular, st.Size
+	case unix.S_IFDIR:
+		e.Type = snapshot.Dir
+	case unix.S_IFLNK:
+		e.Type = snapshot.Symlink
+		buf := make([]byte, unix.PathMax)
+		n, err := unix.Readlinkat(dir, name, buf)
+		if err != nil {
+			return e, stamp{}, &fs.PathError{Op: "readlink", Path: path, Err: err}
+		}
+		e.Link = string(buf[:n])
+	case unix.S_IFSOCK:
+		e.Type = snapshot.Regular // an image cannot carry a socket; an empty file keeps the name
+	case unix.S_IFIFO:
+		e.Type = snapshot.Fifo
+	case unix.S_IFCHR:
+		e.Type, e.Major, e.Minor = snapshot.Char, unix.Major(st.Rdev), unix.Minor(st.Rdev)
+	case unix.S_IFBLK:
+		e.Type, e.Major, e.Minor = snapshot.Block, unix.Major(st.Rdev), unix.Minor(st.Rdev)
+	}
+	if st.Nlink > 1 && st.Mode&unix.S_IFMT == unix.S_IFREG {
+		e.Inode = fmt.Sprintf("%x:%x", st.Dev, st.Ino)
+	}
+	return e, makeStamp(&st), nil
+}
+
+// Open implements snapshot.Tree. It fails when the file is not the one that was seen.
+func (l *Local) Open(e snapshot.Entry) (io.ReadCloser, error) {
+	f, now, err := l.open(e)
+	if err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	h, ok := l.digests[e.Path]
+	l.mu.Unlock()
+	if ok && h.stamp != now {
+		f.Close()
+		return nil, fmt.Errorf("%s: %w", filepath.Join(l.dir, e.Path), snapshot.ErrChanged)
+	}
+	return f, nil
+}
+
+func (l *Local) open(e snapshot.Entry) (*os.File, stamp, error) {
+	f, err := l.root.OpenFile(e.Path)
+	if errors.Is(err, unix.ENXIO) { // a socket
+		f, err = os.Open(os.DevNull)
+		return f, stamp{}, err
+	}
+	if err != nil {
+		return nil, stamp{}, err
+	}
+	st, err := stampOf(f)
+	if err == nil && (st.size != e.Size || time.Unix(0, st.mtime).Unix() != e.Mtime) {
+		err = fmt.Errorf("%s: %w", filepath.Join(l.dir, e.Path), snapshot.ErrChanged)
+	}
+	if err != nil {
+		f.Close()
+		return nil, stamp{}, err
+	}
+	return f, st, nil
+}
+
+// Digest implements snapshot.Tree.
+func (l *Local) Digest(e snapshot.Entry) (digest.Digest, error) {
+	l.mu.Lock()
+	h, ok := l.digests[e.Path]
+	seen := l.stamps[e.Path]
+	l.mu.Unlock()
+	if ok {
+		return h.digest, nil
+	}
+	var err error
+	if h.digest, ok = l.index.lookup(e.Path, seen); ok {
+		h.stamp = seen
+	} else {
+		h, err = l.hash(e)
+	}
+	if err != nil {
+		return digest.Digest{}, err
+	}
+	l.mu.Lock()
+	l.digests[e.Path] = h
+	l.mu.Unlock()
+	return h.digest, nil
+}
+
+func (l *Local) hash(e snapshot.Entry) (hashed, error) {
+	f, before, err := l.open(e)
+	if err != nil {
+		return hashed{}, err
+	}
+	defer f.Close()
+	d, _, err := digest.FromReader(f)
+	if err != nil {
+		return hashed{}, err
+	}
+	if before == (stamp{}) {
+		return hashed{d, before}, nil
+	}
+	after, err := stampOf(f)
+	if err == nil && after != before {
+		err = fmt.Errorf("%s: %w", filepath.Join(l.dir, e.Path), snapshot.ErrChanged)
+	}
+	if err != nil {
+		return hashed{}, err
+	}
+	l.index.record(e.Path, before, d)
+	return hashed{d, before}, nil
+}
