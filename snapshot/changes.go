@@ -65,6 +65,9 @@ func (c *Changes) Put(e Entry, open func() (io.ReadCloser, error)) error {
 	return nil
 }
 
+// Has reports whether the layer itself holds p.
+func (c *Changes) Has(p string) bool { _, ok := c.nodes[p]; return ok }
+
 // forget drops the changes below p.
 func (c *Changes) forget(p string) {
 	for q := range c.nodes {
@@ -122,8 +125,46 @@ func (c *Changes) entries() ([]Entry, error) {
 	return out, nil
 }
 
+// orderLinks makes the first name of a file, in the order of a layer, the one that is a file, and the others hard
+// links to it: whoever extracts the layer finds the file before its links.
+func (c *Changes) orderLinks() error {
+	var links []Entry
+	for _, n := range c.nodes {
+		if n.Type == Hardlink {
+			links = append(links, n.Entry)
+		}
+	}
+	sortEntries(links)
+	first := map[string]string{} // a name that was the file -> the one that is now
+	for _, e := range links {
+		name := e.Link
+		if f, ok := first[name]; ok {
+			name = f
+		}
+		file, ok := c.nodes[name]
+		if !ok || file.Type != Regular {
+			return fmt.Errorf("hard link %q names %q, which is no file of the layer", e.Path, e.Link)
+		}
+		if comparePaths(name, e.Path) > 0 {
+			link := file.Entry
+			link.Type, link.Link = Hardlink, e.Path
+			c.nodes[name] = change{link, nil}
+			first[e.Link] = e.Path
+			file.Path = e.Path
+			c.nodes[e.Path] = file
+			continue
+		}
+		e.Link = name
+		c.nodes[e.Path] = change{e, nil}
+	}
+	return nil
+}
+
 // Commit writes the layer and returns the ID of the chain with it on top of parent, the chain of the base.
 func (s *Store) Commit(ctx context.Context, parent digest.Digest, c *Changes, created time.Time) (digest.Digest, error) {
+	if err := c.orderLinks(); err != nil {
+		return digest.Digest{}, err
+	}
 	entries, err := c.entries()
 	if err != nil {
 		return digest.Digest{}, err

@@ -267,3 +267,6 @@ func ReadFile(t Tree, p string, max int64) ([]byte, bool, error) {
 	b, err := io.ReadAll(io.LimitReader(r, max))
 	return b, err == nil, err
 }
+
+// Empty reports whether the view is scratch: a chain without layers.
+func (v *View) Empty() bool { return len(v.parts) == 0 }

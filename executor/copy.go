@@ -1,0 +1,219 @@
+package executor
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"path"
+	"runtime"
+	"strings"
+
+	"github.com/seed0570efb0/build/internal/digest"
+	"github.com/seed0570efb0/build/llb"
+	"github.com/seed0570efb0/build/snapshot"
+)
+
+// hashers is how many files are hashed at once.
+var hashers = runtime.NumCPU()
+
+// file runs a File operation: it needs no sandbox and unpacks nothing.
+func (x *Executor) file(ctx context.Context, v *llb.Vertex, op *llb.File, inputs []digest.Digest) (digest.Digest, error) {
+	base, err := x.Layers.View(ctx, inputs[0])
+	if err != nil {
+		return digest.Digest{}, err
+	}
+	now := x.Now()
+	f := &filer{ctx: ctx, x: x, out: snapshot.NewChanges(base), base: base, now: now.Unix()}
+	defer f.close()
+	for _, a := range op.Actions {
+		switch a := a.(type) {
+		case *llb.Mkdir:
+			err = f.mkdir(a)
+		case *llb.Copy:
+			var t snapshot.Tree
+			if t, err = x.tree(ctx, v, a.From, inputs); err == nil {
+				err = f.copy(a, t)
+			}
+		}
+		if err != nil {
+			return digest.Digest{}, err
+		}
+	}
+	return x.Layers.Commit(ctx, inputs[0], f.out, now)
+}
+
+// A filer applies actions to changes.
+type filer struct {
+	ctx     context.Context
+	x       *Executor
+	base    *snapshot.View
+	out     *snapshot.Changes
+	now     int64 // seconds since 1970
+	closers []io.Closer
+}
+
+func (f *filer) close() {
+	for _, c := range f.closers {
+		c.Close()
+	}
+}
+
+func (f *filer) mkdir(a *llb.Mkdir) error {
+	uid, gid, err := f.owner(a.Owner)
+	if err != nil {
+		return err
+	}
+	p, err := snapshot.Resolve(f.out, a.Path, true)
+	if err != nil {
+		return err
+	}
+	return f.out.MkdirAll(p, snapshot.Entry{Mode: a.Mode, UID: uid, GID: gid, Mtime: f.now})
+}
+
+// A copier runs one Copy.
+type copier struct {
+	*filer
+	from snapshot.Tree
+	op   *llb.Copy
+	// owned says that uid and gid replace the owners of what is copied.
+	owned    bool
+	uid, gid int
+	names    map[string]string // inode -> the first name that was copied of it, within one source
+}
+
+func (f *filer) copy(op *llb.Copy, from snapshot.Tree) error {
+	c := &copier{filer: f, from: from, op: op, owned: op.Owner != nil}
+	var err error
+	if c.uid, c.gid, err = f.owner(op.Owner); err != nil {
+		return err
+	}
+	for _, src := range op.Sources {
+		found, err := matches(from, src)
+		if err != nil {
+			return err
+		}
+		for _, m := range found {
+			if err := c.source(m); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// newDir is what directories look like that a copy has to make.
+func (c *copier) newDir() snapshot.Entry {
+	e := snapshot.Entry{Type: snapshot.Dir, Mode: 0o755, UID: c.uid, GID: c.gid, Mtime: c.now}
+	if c.op.Mode != nil {
+		e.Mode = *c.op.Mode
+	}
+	return e
+}
+
+// source copies one source to the destination. A folder means its contents; a destination that ends
+// in a slash or is a directory takes a file under its own name.
+func (c *copier) source(m match) error {
+	if c.op.Unpack && m.entry.Type == snapshot.Regular {
+		if done, err := c.unpack(m); err != nil || done {
+			return err
+		}
+	}
+	dest, err := snapshot.Resolve(c.out, c.op.Dest, true)
+	if err != nil {
+		return err
+	}
+	at, exists, err := c.out.Lstat(dest)
+	if err != nil {
+		return err
+	}
+	c.names = map[string]string{}
+	if m.entry.Type == snapshot.Dir {
+		if exists && at.Type != snapshot.Dir {
+			return fmt.Errorf("cannot copy to non-directory: /%s", dest)
+		}
+		if err := c.out.MkdirAll(dest, c.newDir()); err != nil {
+			return err
+		}
+		return c.children(m.entry.Path, dest)
+	}
+	if isDirPath(c.op.Dest) || exists && at.Type == snapshot.Dir {
+		if err := c.out.MkdirAll(dest, c.newDir()); err != nil {
+			return err
+		}
+		dest = join(dest, m.name)
+	} else if err := c.out.MkdirAll(path.Dir(dest), c.newDir()); err != nil {
+		return err
+	}
+	return c.entry(m.entry, dest)
+}
+
+// isDirPath reports whether a destination can only mean a directory.
+func isDirPath(p string) bool {
+	return strings.HasSuffix(p, "/") || strings.HasSuffix(p, "/.") || p == "."
+}
+
+func join(dir, name string) string {
+	if dir == "." {
+		return name
+	}
+	return dir + "/" + name
+}
+
+func (c *copier) children(from, to string) error {
+	list, err := c.from.ReadDir(from)
+	if err != nil {
+		return err
+	}
+	for _, e := range list {
+		if err := context.Cause(c.ctx); err != nil {
+			return err
+		}
+		if err := c.entry(e, join(to, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// entry copies e, and all in it, to the path to.
+func (c *copier) entry(e snapshot.Entry, to string) error {
+	old, exists, err := c.out.Lstat(to)
+	if err != nil {
+		return err
+	}
+	if exists && (old.Type == snapshot.Dir) != (e.Type == snapshot.Dir) {
+		if e.Type == snapshot.Dir {
+			return fmt.Errorf("cannot copy to non-directory: /%s", to)
+		}
+		return fmt.Errorf("cannot replace to directory /%s with file", to)
+	}
+	from := e.Path
+	open := func() (io.ReadCloser, error) { return c.from.Open(e) }
+	n := c.dress(e, to)
+	if e.Type == snapshot.Regular {
+		if first, ok := c.names[e.Inode]; ok && e.Inode != "" {
+			return c.out.Put(snapshot.Entry{Path: to, Type: snapshot.Hardlink, Link: first, Mode: n.Mode, UID: n.UID, GID: n.GID, Mtime: n.Mtime}, nil)
+		}
+		c.names[e.Inode] = to
+		if n.Digest, err = c.from.Digest(e); err != nil {
+			return err
+		}
+	}
+	if err := c.out.Put(n, open); err != nil || e.Type != snapshot.Dir {
+		return err
+	}
+	return c.children(from, to)
+}
+
+// dress returns e as it is in the image.
+func (c *copier) dress(e snapshot.Entry, to string) snapshot.Entry {
+	n := e
+	n.Path, n.Inode, n.Opaque = to, "", false
+	if c.owned {
+		n.UID, n.GID = c.uid, c.gid
+	}
+	if c.op.Mode != nil && e.Type != snapshot.Symlink {
+		n.Mode = *c.op.Mode
+	}
+	return n
+}

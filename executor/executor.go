@@ -1,0 +1,116 @@
+// Package executor owns the meaning of each operation: what its cache key
+// covers, and how to run it. It does not schedule and looks nothing up.
+package executor
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/seed0570efb0/build/cache"
+	"github.com/seed0570efb0/build/internal/digest"
+	"github.com/seed0570efb0/build/llb"
+	"github.com/seed0570efb0/build/snapshot"
+)
+
+// An Executor runs operations over the layers of one store. It implements solver.Executor.
+type Executor struct {
+	Layers *snapshot.Store
+	Disk   *cache.Store
+	// Locals holds the folders that llb.Local may name. The folders see through their own patterns.
+	Locals map[string]snapshot.Tree
+	// Log gives the writers for the output of a step.
+	Log func(v *llb.Vertex) (stdout, stderr io.Writer)
+	// Now tells the time that new layers and directories get.
+	Now func() time.Time
+}
+
+// Definition implements solver.Executor. What a step selects from a local folder is part of its definition,
+// by content: a folder has no other identity that holds on the next machine.
+func (x *Executor) Definition(ctx context.Context, v *llb.Vertex, inputs []cache.Key) (cache.Key, error) {
+	h := digest.NewHasher("key.definition/v1")
+	h.Digest("op", llb.OpDigest(v.Op()))
+	for i, in := range v.Inputs() {
+		local, ok := in.Op().(*llb.Local)
+		if !ok {
+			h.Digest("input", digest.Digest(inputs[i]))
+			continue
+		}
+		d, err := x.selection(ctx, v, i, x.Locals[local.Name])
+		if err != nil {
+			return cache.Key{}, err
+		}
+		h.Digest("selection", d)
+	}
+	return cache.Key(h.Sum()), nil
+}
+
+// Content implements solver.Executor.
+func (x *Executor) Content(ctx context.Context, v *llb.Vertex, inputs []digest.Digest) (cache.Key, error) {
+	h := digest.NewHasher("key.content/v1")
+	h.Digest("op", llb.OpDigest(v.Op()))
+	for i := range v.Inputs() {
+		if i == 0 {
+			d, err := x.Layers.Content(inputs[0])
+			if err != nil {
+				return cache.Key{}, err
+			}
+			h.Digest("root", d)
+			continue
+		}
+		t, err := x.tree(ctx, v, i, inputs)
+		if err != nil {
+			return cache.Key{}, err
+		}
+		d, err := x.selection(ctx, v, i, t)
+		if err != nil {
+			return cache.Key{}, err
+		}
+		h.Digest("selection", d)
+	}
+	return cache.Key(h.Sum()), nil
+}
+
+// tree returns the input of v that a File reads from.
+func (x *Executor) tree(ctx context.Context, v *llb.Vertex, input int, results []digest.Digest) (snapshot.Tree, error) {
+	if local, ok := v.Inputs()[input].Op().(*llb.Local); ok {
+		t, ok := x.Locals[local.Name]
+		if !ok {
+			return nil, fmt.Errorf("there is no folder called %q in this build", local.Name)
+		}
+		return t, nil
+	}
+	return x.Layers.View(ctx, results[input])
+}
+
+// Execute implements solver.Executor.
+func (x *Executor) Execute(ctx context.Context, v *llb.Vertex, inputs []digest.Digest) (digest.Digest, error) {
+	switch op := v.Op().(type) {
+	case *llb.Image:
+		return x.Layers.AppendImage(op.Layers)
+	case *llb.Local:
+		return digest.Digest{}, nil // read by the steps that select from it
+	case *llb.File:
+		return x.file(ctx, v, op, inputs)
+	case *llb.Exec:
+		return x.exec(ctx, v, op, inputs[0])
+	}
+	panic(fmt.Sprintf("executor: operation %T", v.Op()))
+}
+
+// Memory is a cache index that takes a result for a miss when its layers are gone. It implements solver.Memory.
+type Memory struct {
+	*cache.Store
+	Layers *snapshot.Store
+}
+
+// Lookup implements solver.Memory.
+func (m Memory) Lookup(ctx context.Context, key cache.Key) (digest.Digest, bool, error) {
+	d, ok, err := m.Store.Lookup(ctx, key)
+	if err != nil || !ok {
+		return d, false, err
+	}
+	ok, err = m.Layers.Usable(d)
+	return d, ok, err
+}

@@ -1,0 +1,188 @@
+package executor
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/seed0570efb0/build/internal/digest"
+	"github.com/seed0570efb0/build/llb"
+	"github.com/seed0570efb0/build/snapshot"
+)
+
+// A match is something in a tree that a source of a Copy names.
+type match struct {
+	name  string         // the last element of the path it was named by
+	entry snapshot.Entry // what it is, symbolic links followed
+}
+
+// A NotFoundError says that a source of a Copy does not exist. Its text is the one users know.
+type NotFoundError struct{ Path string }
+
+func (e *NotFoundError) Error() string { return fmt.Sprintf("%q: not found", e.Path) }
+
+// matches returns what src names in t, ordered by path.
+func matches(t snapshot.Tree, src llb.Source) ([]match, error) {
+	if !src.Wildcard {
+		m, ok, err := lookup(t, src.Path)
+		if err == nil && !ok {
+			err = &NotFoundError{src.Path}
+		}
+		return []match{m}, err
+	}
+	paths, err := glob(t, src.Path)
+	if err != nil {
+		return nil, err
+	}
+	var out []match
+	for _, p := range paths {
+		m, ok, err := lookup(t, p)
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			return nil, &NotFoundError{"/" + p} // a dangling link
+		}
+		out = append(out, m)
+	}
+	return out, nil
+}
+
+func lookup(t snapshot.Tree, p string) (match, bool, error) {
+	q, err := snapshot.Resolve(t, p, true)
+	if err != nil {
+		return match{}, false, err
+	}
+	e, ok, err := t.Lstat(q)
+	return match{path.Base(snapshot.Clean(p)), e}, ok, err
+}
+
+// glob returns the paths in t that pattern matches, as path/filepath.Match does for each element. Folders
+// on the way may be symbolic links.
+func glob(t snapshot.Tree, pattern string) ([]string, error) {
+	if _, err := filepath.Match(pattern, ""); err != nil {
+		return nil, fmt.Errorf("pattern %q: %w", pattern, err)
+	}
+	dirs := []string{"."}
+	elems := strings.Split(snapshot.Clean(pattern), "/")
+	for _, elem := range elems {
+		var next []string
+		for _, dir := range dirs {
+			names, err := globIn(t, dir, elem)
+			if err != nil {
+				return nil, err
+			}
+			next = append(next, names...)
+		}
+		dirs = next
+	}
+	return dirs, nil
+}
+
+// globIn returns the paths of what elem matches in the folder that dir leads to.
+func globIn(t snapshot.Tree, dir, elem string) ([]string, error) {
+	real, err := snapshot.Resolve(t, dir, true)
+	if err != nil {
+		return nil, err
+	}
+	list, err := t.ReadDir(real)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, e := range list {
+		if ok, _ := filepath.Match(elem, e.Name()); ok {
+			out = append(out, path.Join(dir, e.Name()))
+		}
+	}
+	return out, nil
+}
+
+// selection returns the digest of all that v reads of its given input, the tree t: what its sources match,
+// by name, and everything below.
+func (x *Executor) selection(ctx context.Context, v *llb.Vertex, input int, t snapshot.Tree) (digest.Digest, error) {
+	op, ok := v.Op().(*llb.File)
+	if !ok || t == nil {
+		return digest.Digest{}, fmt.Errorf("input %d of %s is not one that files are copied from", input, v.Meta().Label)
+	}
+	h := digest.NewHasher("selection/v1")
+	for _, a := range op.Actions {
+		c, ok := a.(*llb.Copy)
+		if !ok || c.From != input {
+			continue
+		}
+		for _, src := range c.Sources {
+			found, err := matches(t, src)
+			if err != nil {
+				return digest.Digest{}, err
+			}
+			h.Int("matches", int64(len(found)))
+			for _, m := range found {
+				if err := hashTree(ctx, h, t, m); err != nil {
+					return digest.Digest{}, err
+				}
+			}
+		}
+	}
+	return h.Sum(), nil
+}
+
+// hashTree writes what m names into h. Paths are relative to m, whose own place does not matter, only the
+// name it would get in a folder. The digests of many files are computed at once.
+func hashTree(ctx context.Context, h *digest.Hasher, t snapshot.Tree, m match) error {
+	var list []snapshot.Entry
+	err := snapshot.Walk(t, m.entry.Path, func(e snapshot.Entry) (bool, error) {
+		list = append(list, e)
+		return true, context.Cause(ctx)
+	})
+	if err != nil {
+		return err
+	}
+	var g errgroup.Group
+	g.SetLimit(hashers)
+	for i := range list {
+		if e := &list[i]; e.Type == snapshot.Regular && e.Digest.IsZero() {
+			g.Go(func() (err error) {
+				e.Digest, err = t.Digest(*e)
+				return err
+			})
+		}
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	h.String("name", m.name)
+	names := map[string]string{} // inode -> first name
+	for _, e := range list {
+		inode := e.Inode
+		e.Path = relative(m.entry.Path, e.Path)
+		if e.Path == "." && e.Type == snapshot.Dir {
+			e = snapshot.Entry{Path: ".", Type: snapshot.Dir} // the metadata of a copied folder itself is not taken
+		}
+		snapshot.HashEntry(h, &e)
+		if inode == "" {
+			continue
+		}
+		if first, ok := names[inode]; ok {
+			h.String("hard link to", first)
+		} else {
+			names[inode] = e.Path
+		}
+	}
+	return nil
+}
+
+// relative returns p as seen from dir, which it is or is below.
+func relative(dir, p string) string {
+	if p == dir {
+		return "."
+	}
+	if dir == "." {
+		return p
+	}
+	return p[len(dir)+1:]
+}
