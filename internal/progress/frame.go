@@ -40,7 +40,7 @@ func frame(b build, height int, now time.Time, last bool) []row {
 		rows = append(rows, row{left: fmt.Sprintf(" => (%d finished steps not shown)", hidden)})
 	}
 	for _, s := range b.steps {
-		if hidden > 0 && s.quiet() {
+		if hidden > 0 && s.settled() {
 			hidden--
 			continue
 		}
@@ -57,7 +57,7 @@ func fit(steps []*Step, room int) (output, hidden int) {
 	for output = frameOutput; ; output-- {
 		busy, finished = 0, 0
 		for _, s := range steps {
-			if s.quiet() {
+			if s.settled() {
 				finished++
 			} else {
 				busy += 1 + len(s.details(output))
@@ -93,8 +93,8 @@ func header(b build, now time.Time, last bool) row {
 	return row{left: text}
 }
 
-// quiet reports whether nothing is to be said about the step but that it is done.
-func (s *Step) quiet() bool { return s.state != running && s.state != failed }
+// settled reports whether nothing is to be said about the step but how it ended.
+func (s *Step) settled() bool { return s.state != running && s.state != failed }
 
 // row returns the line that names the step.
 func (s *Step) row(now time.Time) row {
@@ -117,7 +117,7 @@ func (s *Step) row(now time.Time) row {
 // details returns the lines below the name of the step: at most n about what it is working on, and
 // at most n of its output.
 func (s *Step) details(n int) []row {
-	if s.quiet() {
+	if s.settled() {
 		return nil
 	}
 	var rows []row
