@@ -87,7 +87,7 @@ func (x *Executor) prepare(ctx context.Context, root digest.Digest, p process) (
 	c.spec = sandbox.Spec{
 		Args: p.Args, Env: withHome(p.Env, u.Home), Cwd: p.Cwd,
 		UID: uint32(u.Uid), GID: uint32(u.Gid), Groups: groups(u.Gid, u.Sgids),
-		Caps: sandbox.DefaultCaps, Hostname: p.Hostname, Network: sandbox.NetworkHost,
+		Caps: sandbox.DefaultCaps(), Hostname: p.Hostname, Network: sandbox.NetworkHost,
 		Root: sandbox.Root{Lower: append(lower, tmp.Join("stub")), Upper: tmp.Join("upper"), Work: tmp.Join("work"), Target: tmp.Join("root")},
 	}
 	if p.Hostname == "" {

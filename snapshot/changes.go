@@ -60,6 +60,9 @@ func (c *Changes) Put(e Entry, open func() (io.ReadCloser, error)) error {
 	} else if n, ok := c.nodes[e.Path]; ok && e.Type == Dir {
 		e.Opaque = n.Opaque
 	}
+	if e.Type == Symlink {
+		e.Mode = 0o777 // what the kernel says of every link
+	}
 	e.from = nil
 	c.nodes[e.Path] = change{e, open}
 	return nil

@@ -10,7 +10,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -297,7 +296,7 @@ func (f *checkedFile) damaged() error {
 	if dir, ok := f.s.treePath(f.e.from); ok {
 		return f.s.dropTree(f.e.from, dir)
 	}
-	return f.s.diagnose(f.e.from.Layer, &cache.DamagedError{What: filepath.Join("layer "+f.e.from.Layer.String(), f.e.Path), Err: errors.New("its bytes have another digest")})
+	return f.s.diagnose(f.e.from.Layer, fmt.Errorf("layer %s: %s: its bytes have another digest", f.e.from.Layer, f.e.Path))
 }
 
 func (f *checkedFile) Close() error { return f.c.Close() }

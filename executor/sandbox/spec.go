@@ -6,7 +6,12 @@
 package sandbox
 
 import (
+	"errors"
+	"fmt"
 	"io"
+	"path"
+	"slices"
+	"strings"
 )
 
 // A Spec is the plan of one sandbox: plain data, all paths absolute. Nothing
@@ -23,6 +28,11 @@ type Spec struct {
 	Caps     []string `json:"caps"`     // capabilities kept, as "CAP_CHOWN"; see DefaultCaps
 	Hostname string   `json:"hostname"` // of the UTS namespace
 	Network  Network  `json:"network"`
+
+	// Terminal keeps the caller's session, for a process that a person talks to. Without it
+	// the process leads a session of its own: it cannot open the caller's terminal through
+	// /dev/tty, and a Ctrl-C there is the caller's to handle.
+	Terminal bool `json:"terminal,omitempty"`
 
 	// Mounts are made in order, after the root, /proc, /dev and /sys.
 	Mounts []Mount `json:"mounts"`
@@ -79,4 +89,47 @@ type Stdio struct {
 type Status struct {
 	Code   int
 	Signal int // 0 unless a signal ended the process
+}
+
+// check returns an error if s is not a plan that the child can carry out to the letter.
+func (s *Spec) check() error {
+	for _, dir := range append([]string{s.Root.Upper, s.Root.Work, s.Root.Target, s.Cwd}, s.Root.Lower...) {
+		if !path.IsAbs(dir) {
+			return fmt.Errorf("path %q is not absolute", dir)
+		}
+	}
+	switch {
+	case len(s.Root.Lower) == 0:
+		return errors.New("the root has no lower tree")
+	case len(s.Args) == 0 || s.Args[0] == "":
+		return errors.New("there is no command to run")
+	case s.Network != NetworkHost && s.Network != NetworkNone:
+		return fmt.Errorf("network %q is not known", s.Network)
+	}
+	for _, text := range slices.Concat(s.Args, s.Env) {
+		if strings.ContainsRune(text, 0) {
+			return fmt.Errorf("argument or variable %q holds a zero byte", text)
+		}
+	}
+	for _, m := range s.Mounts {
+		if err := m.check(); err != nil {
+			return fmt.Errorf("mount on %q: %w", m.Target, err)
+		}
+	}
+	_, err := capMask(s.Caps)
+	return err
+}
+
+func (m *Mount) check() error {
+	switch {
+	case m.Type != MountBind:
+		return fmt.Errorf("type %q is not known", m.Type)
+	case !path.IsAbs(m.Source):
+		return fmt.Errorf("source %q is not absolute", m.Source)
+	case !path.IsAbs(m.Target):
+		return errors.New("the place is not absolute")
+	case path.Clean(m.Target) == "/":
+		return errors.New("the root is taken")
+	}
+	return nil
 }

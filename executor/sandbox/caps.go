@@ -1,0 +1,86 @@
+package sandbox
+
+import (
+	"fmt"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// DefaultCaps returns the capabilities that Docker gives to a container.
+func DefaultCaps() []string {
+	return []string{
+		"CAP_CHOWN",
+		"CAP_DAC_OVERRIDE",
+		"CAP_FSETID",
+		"CAP_FOWNER",
+		"CAP_MKNOD",
+		"CAP_NET_RAW",
+		"CAP_SETGID",
+		"CAP_SETUID",
+		"CAP_SETFCAP",
+		"CAP_SETPCAP",
+		"CAP_NET_BIND_SERVICE",
+		"CAP_SYS_CHROOT",
+		"CAP_KILL",
+		"CAP_AUDIT_WRITE",
+	}
+}
+
+// capNames holds the name of every capability at its number.
+var capNames = []string{
+	"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID",
+	"CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP", "CAP_LINUX_IMMUTABLE",
+	"CAP_NET_BIND_SERVICE", "CAP_NET_BROADCAST", "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_IPC_LOCK",
+	"CAP_IPC_OWNER", "CAP_SYS_MODULE", "CAP_SYS_RAWIO", "CAP_SYS_CHROOT", "CAP_SYS_PTRACE",
+	"CAP_SYS_PACCT", "CAP_SYS_ADMIN", "CAP_SYS_BOOT", "CAP_SYS_NICE", "CAP_SYS_RESOURCE",
+	"CAP_SYS_TIME", "CAP_SYS_TTY_CONFIG", "CAP_MKNOD", "CAP_LEASE", "CAP_AUDIT_WRITE",
+	"CAP_AUDIT_CONTROL", "CAP_SETFCAP", "CAP_MAC_OVERRIDE", "CAP_MAC_ADMIN", "CAP_SYSLOG",
+	"CAP_WAKE_ALARM", "CAP_BLOCK_SUSPEND", "CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF",
+	"CAP_CHECKPOINT_RESTORE",
+}
+
+// capMask returns the capabilities of that names as the bits of the kernel.
+func capMask(names []string) (uint64, error) {
+	var mask uint64
+	for _, name := range names {
+		n := slices.Index(capNames, name)
+		if n < 0 {
+			return 0, fmt.Errorf("capability %q is not known", name)
+		}
+		mask |= 1 << n
+	}
+	return mask, nil
+}
+
+// dropBounding takes from this thread, for good, the chance to regain what is not in keep.
+func dropBounding(keep uint64) error {
+	for n := range 64 {
+		if keep&(1<<n) != 0 {
+			continue
+		}
+		err := unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(n), 0, 0, 0)
+		if err == unix.EINVAL {
+			return nil // past the last one that this kernel has
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// setCaps gives this thread the capabilities of mask that it has, and no other; none is inheritable or ambient.
+func setCaps(mask uint64) error {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var have [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &have[0]); err != nil {
+		return err
+	}
+	var set [2]unix.CapUserData
+	for i := range set {
+		set[i].Permitted = have[i].Permitted & uint32(mask>>(32*i))
+		set[i].Effective = set[i].Permitted
+	}
+	return unix.Capset(&hdr, &set[0]) // an ambient capability needs an inheritable one
+}

@@ -1,0 +1,196 @@
+package sandbox
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// What parent and child agree on.
+const (
+	childName = "build-sandbox" // argv[0] of the child
+	planFD    = 3               // holds the Spec
+	reportFD  = 4               // takes a failure; closed by exec
+)
+
+// childEnv keeps the Go runtime of the child small for the few milliseconds that it lives.
+var childEnv = []string{"GOMAXPROCS=1", "GOGC=off"}
+
+// Main carries out a Spec and never returns, if this process is one that Start made;
+// otherwise it does nothing. It belongs first in func main of every program that uses this package.
+func Main() {
+	if len(os.Args) != 1 || os.Args[0] != childName {
+		return
+	}
+	// Credentials, parent-death signal and no_new_privs belong to a thread, and the
+	// thread that calls exec is the one that lives on.
+	runtime.LockOSThread()
+	err := child()
+	b, _ := json.Marshal(newFailure(err)) // strings and a number
+	unix.Write(reportFD, b)
+	os.Exit(1)
+}
+
+// child becomes the process of the Spec, or returns why it cannot.
+func child() error {
+	// Of all that was inherited, only the standard streams outlive the exec.
+	if err := unix.CloseRange(3, 1<<32-1, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("close_range: %w", err)
+	}
+	spec, err := readPlan()
+	if err != nil {
+		return fmt.Errorf("read the plan: %w", err)
+	}
+	if !spec.Terminal {
+		if _, err := unix.Setsid(); err != nil {
+			return fmt.Errorf("setsid: %w", err)
+		}
+	}
+	if err := spec.enterRoot(); err != nil {
+		return err
+	}
+	if err := unix.Sethostname([]byte(spec.Hostname)); err != nil {
+		return fmt.Errorf("set the host name %q: %w", spec.Hostname, err)
+	}
+	if spec.Network == NetworkNone {
+		if err := raiseLoopback(); err != nil {
+			return fmt.Errorf("bring lo up: %w", err)
+		}
+	}
+	if err := spec.becomeUser(); err != nil {
+		return err
+	}
+	if err := dieWithParent(); err != nil {
+		return err
+	}
+	return spec.exec()
+}
+
+func readPlan() (*Spec, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(planFD, &st); err != nil {
+		return nil, err
+	}
+	b := make([]byte, st.Size)
+	if _, err := unix.Pread(planFD, b, 0); err != nil {
+		return nil, err
+	}
+	unix.Close(planFD)
+	spec := new(Spec)
+	return spec, json.Unmarshal(b, spec)
+}
+
+// enterRoot builds the file system of the plan and makes it the only one there is.
+func (s *Spec) enterRoot() error {
+	unix.Umask(0o022)
+	// Nothing of what follows may reach the mount namespace that ours was copied from.
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make the mounts private: %w", err)
+	}
+	fd, err := s.Root.mount()
+	if err != nil {
+		return fmt.Errorf("mount overlay: %w", err)
+	}
+	root := tree(fd)
+	if err := root.mountSystem(); err != nil {
+		return err
+	}
+	for _, m := range s.Mounts {
+		if err := root.bind(m); err != nil {
+			return fmt.Errorf("mount %s on %s: %w", m.Source, m.Target, err)
+		}
+	}
+	// It is opened before the root changes hands, because here no link of the image can lead out.
+	cwd, err := root.place(s.Cwd, folder)
+	if err != nil {
+		return fmt.Errorf("working directory %s: %w", s.Cwd, err)
+	}
+	if err := root.pivot(); err != nil {
+		return err
+	}
+	if err := unix.Fchdir(cwd); err != nil {
+		return fmt.Errorf("working directory %s: %w", s.Cwd, err)
+	}
+	unix.Close(cwd)
+	unix.Close(fd)
+	return nil
+}
+
+// raiseLoopback makes 127.0.0.1 reachable in a new network namespace.
+func raiseLoopback() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	lo, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	lo.SetUint16(unix.IFF_UP)
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo)
+}
+
+// dieWithParent asks for SIGKILL when the parent ends. The parent asked for it before,
+// but changed credentials cancel that.
+func dieWithParent() error {
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
+		return fmt.Errorf("die with the parent: %w", err)
+	}
+	// The parent may be gone already. It is of another pid namespace, so getppid says 0
+	// anyhow; but it is the only one who reads our report.
+	fds := []unix.PollFd{{Fd: reportFD}}
+	if _, err := unix.Poll(fds, 0); err != nil {
+		return fmt.Errorf("die with the parent: %w", err)
+	}
+	if fds[0].Revents&unix.POLLERR != 0 {
+		return errors.New("die with the parent: it is gone")
+	}
+	return nil
+}
+
+// A failure is what the child reports: an error as plain data.
+type failure struct {
+	Exec  string        `json:"exec,omitempty"` // Name of an ExecError
+	Text  string        `json:"text"`
+	Errno syscall.Errno `json:"errno,omitempty"`
+}
+
+func newFailure(err error) failure {
+	var f failure
+	var execErr *ExecError
+	if errors.As(err, &execErr) {
+		f.Exec, err = execErr.Name, execErr.Err
+	}
+	errors.As(err, &f.Errno)
+	f.Text = err.Error()
+	return f
+}
+
+// err returns the error that the failure was made of, as the parent's caller sees it.
+func (f failure) err() error {
+	if f.Exec != "" {
+		return &ExecError{Name: f.Exec, Err: &childError{f.Text, f.Errno}}
+	}
+	return fmt.Errorf("sandbox: %w", &childError{f.Text, f.Errno})
+}
+
+// A childError is an error that happened in the child.
+type childError struct {
+	text  string
+	errno syscall.Errno
+}
+
+func (e *childError) Error() string { return e.text }
+
+func (e *childError) Unwrap() error {
+	if e.errno == 0 {
+		return nil
+	}
+	return e.errno
+}

@@ -1,0 +1,82 @@
+package sandbox
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+
+	"github.com/seed0570efb0/build/internal/userns"
+	"golang.org/x/sys/unix"
+)
+
+func needPrivilege(t *testing.T) {
+	t.Helper()
+	if _, inside := userns.Inside(); !inside && userns.Check(userns.Root) != nil {
+		t.Skip("needs root or a user namespace")
+	}
+}
+
+// The program on the host must be out of reach of a process that was brought to be it.
+func TestSelfCannotBeWritten(t *testing.T) {
+	needPrivilege(t)
+	for name, open := range map[string]func() (int, error){"mount": readOnlySelf, "copy": sealedSelf} {
+		t.Run(name, func(t *testing.T) {
+			fd, err := open()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer unix.Close(fd)
+			path := fmt.Sprintf("/proc/self/fd/%d", fd)
+			for _, flags := range []int{os.O_WRONLY, os.O_RDWR, os.O_WRONLY | os.O_TRUNC} {
+				f, err := os.OpenFile(path, flags, 0)
+				if err == nil {
+					if _, err = f.Write([]byte("evil")); err == nil {
+						t.Error("was written")
+					}
+					f.Close()
+				}
+				t.Log(err)
+			}
+		})
+	}
+}
+
+// Kernels before 6.7 take the old way, which a new one goes as well.
+func TestMountOverlayOld(t *testing.T) {
+	needPrivilege(t)
+	dir := t.TempDir()
+	for _, d := range []string{"a", "b", "upper", "work", "root"} {
+		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "b/file"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error)
+	go func() {
+		// Ending while locked ends the thread, and with it the mount namespace.
+		runtime.LockOSThread()
+		done <- func() error {
+			if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+				return err
+			}
+			if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+				return err
+			}
+			in := func(name string) string { return filepath.Join(dir, name) }
+			if err := mountOverlayOld(in("root"), in("upper"), in("work"), []string{in("a"), in("b")}); err != nil {
+				return err
+			}
+			return unix.Access(in("root/file"), unix.R_OK)
+		}()
+	}()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if err := mountOverlayOld("/nowhere", "u", "w", make([]string, 5000)); err == nil {
+		t.Error("5000 trees fit on a page")
+	}
+}

@@ -1,0 +1,150 @@
+// Package userns moves this program into a user namespace of its own, once per
+// build: a process with all capabilities there can then start any number of
+// sandboxes without asking anybody for privilege again.
+//
+// It also says why a host does not allow this, and which command changes that.
+// It knows nothing of what is done inside.
+package userns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Mode says where the privilege to make namespaces comes from.
+type Mode int
+
+// The modes, the most capable first.
+const (
+	// Root has CAP_SYS_ADMIN as uid 0 already: no user namespace is made.
+	Root Mode = iota + 1
+	// SubIDs maps the own uid to 0 and the ranges of /etc/subuid and /etc/subgid to
+	// 1 and up, with the help of newuidmap and newgidmap.
+	SubIDs
+	// SingleID maps the own uid to 0 and nothing else; it needs no help.
+	SingleID
+)
+
+var modeNames = map[Mode]string{Root: "root", SubIDs: "subids", SingleID: "single"}
+
+// String returns "root", "subids" or "single".
+func (m Mode) String() string {
+	if s, ok := modeNames[m]; ok {
+		return s
+	}
+	return "Mode(" + strconv.Itoa(int(m)) + ")"
+}
+
+// Detect returns the best mode that Check finds nothing wrong with, or the
+// error of the last one. It starts no process.
+func Detect() (Mode, error) {
+	var err error
+	for _, m := range []Mode{Root, SubIDs, SingleID} {
+		if err = Check(m); err == nil {
+			return m, nil
+		}
+	}
+	return 0, err
+}
+
+// Check looks, without starting a process, for a reason why mode m cannot work
+// on this host, and returns it as a *HostError. A nil error is not a promise:
+// some reasons only show in Enter.
+func Check(m Mode) error {
+	switch m {
+	case Root:
+		return checkRoot()
+	case SubIDs:
+		if err := checkNamespaces(); err != nil {
+			return err
+		}
+		_, err := subIDs()
+		return err
+	case SingleID:
+		return checkNamespaces()
+	}
+	return fmt.Errorf("userns: %v is not a mode", m)
+}
+
+// marker is the environment variable that tells the inner process what it is.
+const marker = "_BUILD_USERNS"
+
+// Inside reports whether Enter started this process, and in which mode. What
+// this process starts in turn is not inside, although it inherits the marker.
+func Inside() (Mode, bool) {
+	name, parent, _ := strings.Cut(os.Getenv(marker), ":")
+	if parent != strconv.Itoa(os.Getppid()) {
+		return 0, false
+	}
+	for m, s := range modeNames {
+		if s == name {
+			return m, true
+		}
+	}
+	return 0, false
+}
+
+// environ returns the environment of the inner process.
+func environ(m Mode) []string {
+	env := make([]string, 0, len(os.Environ())+1)
+	for _, kv := range os.Environ() {
+		if !strings.HasPrefix(kv, marker+"=") {
+			env = append(env, kv)
+		}
+	}
+	return append(env, fmt.Sprintf("%s=%v:%d", marker, m, os.Getpid()))
+}
+
+// Enter runs this program again, with the same arguments, standard streams and
+// environment, as uid 0 with all capabilities in a new user and mount namespace,
+// and returns its exit status when it has ended (128 + n for signal n). There,
+// Inside reports true.
+//
+// Signals that ask this process to end are passed on, a cancelled ctx asks with
+// SIGTERM, and the inner process does not survive this one. An error means that
+// the inner process did not start; if the host is the reason, it is a *HostError.
+func Enter(ctx context.Context, m Mode) (int, error) {
+	ids, err := idMaps(m)
+	if err != nil {
+		return 0, err
+	}
+	p, err := start(ctx, m, ids)
+	if err != nil {
+		return 0, err
+	}
+	return p.wait(ctx)
+}
+
+func idMaps(m Mode) (maps, error) {
+	switch m {
+	case SubIDs:
+		return subIDs()
+	case SingleID:
+		return singleID(), nil
+	case Root:
+		return maps{}, errors.New("userns: root needs no user namespace")
+	}
+	return maps{}, fmt.Errorf("userns: %v is not a mode", m)
+}
+
+func checkRoot() error {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		return fmt.Errorf("userns: capget: %w", err)
+	}
+	if os.Geteuid() != 0 || data[0].Effective&(1<<unix.CAP_SYS_ADMIN) == 0 {
+		return &HostError{
+			What:  "cannot make namespaces as root",
+			Cause: errors.New("this process is not uid 0 with CAP_SYS_ADMIN"),
+			Hint:  "run as root (sudo), or as an ordinary user with a user namespace",
+		}
+	}
+	return nil
+}

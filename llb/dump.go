@@ -1,0 +1,121 @@
+package llb
+
+import (
+	"fmt"
+	"io"
+	"strings"
+)
+
+// Dump writes the graph below root for people and golden tests: each vertex
+// once, after its inputs, with all that its ID and its Meta are made of. The
+// text is the same for the same graph.
+func Dump(w io.Writer, root *Vertex) error {
+	d := dumper{numbers: map[*Vertex]int{}}
+	d.vertex(root)
+	_, err := io.WriteString(w, d.text.String())
+	return err
+}
+
+type dumper struct {
+	text    strings.Builder
+	numbers map[*Vertex]int
+}
+
+func (d *dumper) vertex(v *Vertex) {
+	if d.numbers[v] > 0 {
+		return
+	}
+	for _, in := range v.inputs {
+		d.vertex(in)
+	}
+	d.numbers[v] = len(d.numbers) + 1
+	fmt.Fprintf(&d.text, "%d %s", d.numbers[v], v.op.domain())
+	for _, in := range v.inputs {
+		fmt.Fprintf(&d.text, " <%d", d.numbers[in])
+	}
+	d.text.WriteByte('\n')
+	d.field("label", v.meta.Label)
+	if !v.meta.Pos.IsZero() {
+		d.line("at %s-%d", v.meta.Pos, v.meta.Pos.End)
+	}
+	if v.meta.NoCache {
+		d.line("no cache")
+	}
+	d.op(v.op)
+}
+
+func (d *dumper) op(op Op) {
+	switch op := op.(type) {
+	case *Image:
+		d.field("ref", op.Ref)
+		for _, l := range op.Layers {
+			d.line("layer %s", l)
+		}
+	case *Local:
+		d.field("name", op.Name)
+		d.list("exclude", op.Exclude)
+	case *Exec:
+		d.list("args", op.Args)
+		d.list("env", op.Env)
+		d.field("cwd", op.Cwd)
+		d.field("user", op.User)
+		d.field("network", string(op.Network))
+		d.field("hostname", op.Hostname)
+		for _, h := range op.Hosts {
+			d.line("host %s %s", h.Name, h.IP)
+		}
+		d.list("proxy", op.Proxy)
+	case *File:
+		for _, a := range op.Actions {
+			d.action(a)
+		}
+	}
+}
+
+func (d *dumper) action(a Action) {
+	switch a := a.(type) {
+	case *Mkdir:
+		d.line("mkdir %s %04o%s", a.Path, a.Mode, ownerText(a.Owner))
+	case *Copy:
+		verb := "copy"
+		if a.Unpack {
+			verb = "unpack"
+		}
+		d.line("%s from input %d to %s%s", verb, a.From, a.Dest, ownerText(a.Owner))
+		for _, s := range a.Sources {
+			kind := "path"
+			if s.Wildcard {
+				kind = "glob"
+			}
+			d.line("  %s %s", kind, s.Path)
+		}
+		if a.Mode != nil {
+			d.line("  mode %04o", *a.Mode)
+		}
+	}
+}
+
+func ownerText(o *Owner) string {
+	switch {
+	case o == nil:
+		return ""
+	case o.User:
+		return " for user " + o.Text
+	}
+	return " for " + o.Text
+}
+
+func (d *dumper) line(format string, args ...any) { fmt.Fprintf(&d.text, "    "+format+"\n", args...) }
+
+// field writes a value unless it is empty.
+func (d *dumper) field(name, value string) {
+	if value != "" {
+		d.line("%s %s", name, value)
+	}
+}
+
+func (d *dumper) list(name string, values []string) {
+	for _, v := range values {
+		d.line("%s %q", name, v)
+	}
+}

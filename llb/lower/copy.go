@@ -1,0 +1,129 @@
+package lower
+
+import (
+	"fmt"
+	"path"
+	"strconv"
+	"strings"
+
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+
+	"github.com/seed0570efb0/build/llb"
+	"github.com/seed0570efb0/build/parser"
+)
+
+// applyCopy copies from the main context, a stage, an image or a named context.
+func (s *stage) applyCopy(c *instructions.CopyCommand) error {
+	expanded := *c
+	t := transfer{paths: &expanded.SourcesAndDest, chown: &expanded.Chown, chmod: &expanded.Chmod}
+	if err := s.expandTransfer(t); err != nil {
+		return err
+	}
+	if err := s.file.Supports(&expanded); err != nil {
+		return err
+	}
+	for _, path := range expanded.SourcePaths {
+		if kind := parser.Remote(path); kind != "" {
+			return fmt.Errorf("source can't be a %s for COPY", kind)
+		}
+	}
+	input, err := s.copySource(c.From)
+	if err != nil {
+		return err
+	}
+	return s.transfer("COPY", t, input, false)
+}
+
+// copySource returns what a COPY reads.
+func (s *stage) copySource(from string) (*llb.Vertex, error) {
+	source := s.current.source
+	switch {
+	case source == nil:
+		return s.mainContext(), nil
+	case !source.done:
+		return nil, fmt.Errorf("cannot copy from stage %q, it needs to be defined before current stage %q", from, s.name)
+	case source.folder != nil:
+		return source.folder, nil
+	}
+	return source.root, nil
+}
+
+// A transfer is what COPY and ADD have in common; it points into a copy of the
+// instruction.
+type transfer struct {
+	paths        *instructions.SourcesAndDest
+	chown, chmod *string
+}
+
+func (s *stage) expandTransfer(t transfer) (err error) {
+	if t.paths.SourcePaths, err = s.expandAll(t.paths.SourcePaths); err != nil {
+		return err
+	}
+	for _, word := range []*string{&t.paths.DestPath, t.chown, t.chmod} {
+		if *word, err = s.expand(*word); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// transfer adds the step of a COPY or ADD that is expanded and supported.
+func (s *stage) transfer(name string, t transfer, input *llb.Vertex, unpack bool) error {
+	op := &llb.Copy{From: 1, Dest: destination(s.workdir(), t.paths.DestPath), Unpack: unpack}
+	text := name
+	if *t.chown != "" {
+		op.Owner = &llb.Owner{Text: *t.chown}
+		text += " --chown=" + *t.chown
+	}
+	if *t.chmod != "" {
+		mode, err := parseMode(*t.chmod)
+		if err != nil {
+			return err
+		}
+		op.Mode = &mode
+		text += " --chmod=" + *t.chmod
+	}
+	for _, src := range t.paths.SourcePaths {
+		clean := path.Join("/", src) // never above the root
+		op.Sources = append(op.Sources, llb.Source{Path: clean, Wildcard: hasWildcard(clean)})
+		text += " " + src
+	}
+	s.step(&llb.File{Actions: []llb.Action{op}}, s.describe(s.lex), input)
+	return s.record(text+" "+t.paths.DestPath+" # buildkit", true)
+}
+
+// destination returns the absolute path of dest. A trailing slash stays, and
+// everything else that can only name a directory gets one.
+func destination(workdir, dest string) string {
+	abs := path.Clean(dest)
+	if !path.IsAbs(dest) {
+		abs = path.Join(workdir, dest)
+	}
+	isDir := dest == "" || dest == "." || strings.HasSuffix(dest, "/") || strings.HasSuffix(dest, "/.")
+	if isDir && abs != "/" {
+		abs += "/"
+	}
+	return abs
+}
+
+func parseMode(s string) (uint32, error) {
+	mode, err := strconv.ParseUint(s, 8, 32)
+	if err != nil || mode > 0o7777 {
+		return 0, fmt.Errorf("invalid chmod parameter: '%s'. it should be octal string and between 0 and 07777", s)
+	}
+	return uint32(mode), nil
+}
+
+// hasWildcard reports whether p is a pattern: whether it has a meta character
+// that no backslash escapes.
+func hasWildcard(p string) bool {
+	for i := 0; i < len(p); i++ {
+		switch p[i] {
+		case '*', '?', '[':
+			return true
+		case '\\':
+			i++
+		}
+	}
+	return false
+}

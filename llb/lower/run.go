@@ -1,0 +1,97 @@
+package lower
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/shell"
+
+	"github.com/seed0570efb0/build/llb"
+)
+
+// applyRun adds a process. Its text is not expanded, that is the shell's part,
+// but it sees the variables and arguments as its environment.
+func (s *stage) applyRun(c *instructions.RunCommand) error {
+	args := s.commandLine(c.ShellDependantCmdLine)
+	if len(args) == 0 {
+		return errors.New("RUN needs a command")
+	}
+	network := s.opt.Network
+	if instructions.GetNetwork(c) == instructions.NetworkNone {
+		network = llb.NetworkNone
+	}
+	// For people only: the variables that are set replaced, the rest as written.
+	lex := shell.NewLex(s.file.Escape)
+	lex.RawQuotes, lex.RawEscapes, lex.SkipUnsetEnv = true, true, true
+	s.step(&llb.Exec{
+		Args:     args,
+		Env:      s.env.list(),
+		Cwd:      s.workdir(),
+		User:     s.image.Config.User,
+		Network:  network,
+		Hostname: s.opt.Hostname,
+		Hosts:    s.opt.Hosts,
+		Proxy:    s.proxy,
+	}, s.describe(lex))
+	return s.record("RUN "+s.withArgs(args)+" # buildkit", true)
+}
+
+// withArgs puts the declared arguments before a command as history shows them, "|2 A=1 B=2 make": each
+// once, where it was declared first, with the value that the process sees.
+func (s *stage) withArgs(args []string) string {
+	var words []string
+	seen := map[string]bool{}
+	for _, arg := range s.args {
+		if seen[arg.Key] {
+			continue
+		}
+		seen[arg.Key] = true
+		value, ok := s.env.Get(arg.Key)
+		if !ok {
+			value = s.lastValue(arg.Key)
+		}
+		words = append(words, arg.Key+"="+value)
+	}
+	if len(words) > 0 {
+		words = slices.Insert(words, 0, fmt.Sprintf("|%d", len(words)))
+	}
+	return strings.Join(append(words, args...), " ")
+}
+
+// lastValue returns the value of an argument that is no variable.
+func (s *stage) lastValue(key string) (value string) {
+	for _, arg := range s.args {
+		if arg.Key == key {
+			value = arg.ValueString()
+		}
+	}
+	return value
+}
+
+// commandLine returns the words of RUN, CMD or ENTRYPOINT; the shell form goes to the shell in force.
+func (s *stage) commandLine(c instructions.ShellDependantCmdLine) []string {
+	if !c.PrependShell {
+		return c.CmdLine
+	}
+	return append(s.shell(), strings.Join(c.CmdLine, " "))
+}
+
+// proxyVariables returns the proxy settings among the build arguments, under
+// both cases of their names. A RUN sees them without a declaration.
+func proxyVariables(buildArgs map[string]string) []string {
+	values := map[string]string{}
+	for _, key := range slices.Sorted(maps.Keys(buildArgs)) {
+		values[strings.ToLower(key)] = buildArgs[key]
+	}
+	var list []string
+	for _, key := range []string{"http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy"} {
+		if v := values[key]; v != "" {
+			list = append(list, strings.ToUpper(key)+"="+v, key+"="+v)
+		}
+	}
+	return list
+}
