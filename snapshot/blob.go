@@ -43,7 +43,7 @@ func (s *Store) Pull(ctx context.Context, b Blob) error {
 	defer w.Abort()
 	// One byte more than announced is enough to show that an origin sends something else.
 	if _, err := io.Copy(w, io.LimitReader(r, b.Size+1)); err != nil {
-		return fmt.Errorf("download of %s from %s: %w", b.Digest, b.Origins[0], err)
+		return fmt.Errorf("download of %s from %s: the connection ended after %d of %d bytes: %w", b.Digest, b.Origins[0], w.Size(), b.Size, err)
 	}
 	switch {
 	case w.Size() < b.Size:
@@ -156,6 +156,9 @@ func compressor(w io.Writer, mediaType string) (io.WriteCloser, error) {
 			return nil, err
 		}
 		return z, z.SetConcurrency(gzipBlock, 8)
+	case MediaTypeTarZstd:
+		// With one encoder the bytes do not depend on the number of cores.
+		return zstd.NewWriter(w, zstd.WithEncoderConcurrency(1))
 	}
 	return nil, fmt.Errorf("layers of type %q cannot be written", mediaType)
 }

@@ -21,6 +21,22 @@ type View struct {
 type part struct {
 	*TOC
 	chain *Chain
+	// linked holds the paths of files that the layer has other names for.
+	linked map[string]bool
+}
+
+func newPart(t *TOC, c *Chain) part {
+	p := part{TOC: t, chain: c}
+	for i := range t.Entries {
+		if t.Entries[i].Type != Hardlink {
+			continue
+		}
+		if p.linked == nil {
+			p.linked = map[string]bool{}
+		}
+		p.linked[t.Entries[i].Link] = true
+	}
+	return p
 }
 
 // View returns the view of a chain. Layers whose contents are not known yet are downloaded and read.
@@ -35,7 +51,7 @@ func (s *Store) View(ctx context.Context, id digest.Digest) (*View, error) {
 		if err != nil {
 			return nil, err
 		}
-		v.parts[len(chains)-1-i] = part{t, c}
+		v.parts[len(chains)-1-i] = newPart(t, c)
 	}
 	return v, nil
 }
@@ -85,6 +101,9 @@ func (v *View) present(t part, e *Entry, parts []part) (Entry, bool) {
 	out := *e
 	out.from = t.chain
 	if e.Type != Hardlink {
+		if t.linked[e.Path] {
+			out.Inode = t.chain.Layer.Hex() + ":" + e.Path
+		}
 		return out, true
 	}
 	target := t.get(e.Link)

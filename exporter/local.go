@@ -1,0 +1,185 @@
+package exporter
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/seed0570efb0/build/internal/safefs"
+	"github.com/seed0570efb0/build/snapshot"
+)
+
+// local writes the root file system into a folder. Its files belong to the caller. What the folder has already stays,
+// unless the image has something of that name; links in it are never followed, whoever made them.
+func (x *Exporter) local(ctx context.Context, img *Image, out Output) error {
+	view, err := x.view(ctx, img)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(out.Dest, 0o755); err != nil {
+		return err
+	}
+	root, err := safefs.Open(out.Dest)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	f := folder{root: root, view: view, warn: x.warn, temp: ".build-" + rand.Text(), buf: make([]byte, 128<<10)}
+	n := int64(0)
+	err = img.files(view, func(e snapshot.Entry) error {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		if n++; n%1000 == 0 {
+			x.progress("copying files", n, 0)
+		}
+		return f.add(e)
+	})
+	return errors.Join(err, f.finish())
+}
+
+// A folder takes the files of an image.
+type folder struct {
+	root *safefs.Root
+	view *snapshot.View
+	warn func(format string, args ...any)
+	temp string           // the name of a file until it is whole
+	dirs []snapshot.Entry // their modes and times are set last
+	buf  []byte
+}
+
+func (f *folder) add(e snapshot.Entry) error {
+	switch e.Type {
+	case snapshot.Dir:
+		return f.mkdir(e)
+	case snapshot.Char, snapshot.Block:
+		f.warn("%s: a device node is not written to a folder", e.Path)
+		return nil
+	}
+	if err := f.clear(e, false); err != nil {
+		return err
+	}
+	err := f.root.At("create", e.Path, func(dir int, name string) error {
+		if err := f.create(dir, e); err != nil {
+			return err
+		}
+		return unix.Renameat(dir, f.temp, dir, name)
+	})
+	if err != nil {
+		_ = f.root.At("remove", path.Join(path.Dir(e.Path), f.temp), func(dir int, name string) error { return unix.Unlinkat(dir, name, 0) })
+	}
+	return err
+}
+
+// clear makes room for e. A directory makes room for another directory only by staying.
+func (f *folder) clear(e snapshot.Entry, keepDir bool) error {
+	st, err := f.root.Stat(e.Path)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	isDir := st.Mode&unix.S_IFMT == unix.S_IFDIR
+	if isDir == keepDir {
+		return nil // a file is replaced when the new one is whole
+	}
+	return f.root.RemoveAll(e.Path)
+}
+
+func (f *folder) mkdir(e snapshot.Entry) error {
+	if err := f.clear(e, true); err != nil {
+		return err
+	}
+	f.dirs = append(f.dirs, e)
+	return f.root.At("mkdir", e.Path, func(dir int, name string) error {
+		err := unix.Mkdirat(dir, name, 0o700)
+		if errors.Is(err, unix.EEXIST) {
+			// It is a directory and no link: nobody but us works here, and a race could only change the
+			// mode of what its owner may change as well.
+			return unix.Fchmodat(dir, name, 0o700|e.Mode&0o777, 0)
+		}
+		return err
+	})
+}
+
+// create makes e under its temporary name.
+func (f *folder) create(dir int, e snapshot.Entry) error {
+	switch e.Type {
+	case snapshot.Regular:
+		return f.createFile(dir, e)
+	case snapshot.Symlink:
+		if err := unix.Symlinkat(e.Link, dir, f.temp); err != nil {
+			return err
+		}
+	case snapshot.Hardlink:
+		keep, err := unix.FcntlInt(uintptr(dir), unix.F_DUPFD_CLOEXEC, 0) // dir is valid until root is asked again
+		if err != nil {
+			return err
+		}
+		defer unix.Close(keep)
+		return f.root.At("link to", e.Link, func(d int, n string) error { return unix.Linkat(d, n, keep, f.temp, 0) })
+	case snapshot.Fifo:
+		if err := unix.Mknodat(dir, f.temp, unix.S_IFIFO|e.Mode&0o777, 0); err != nil {
+			return err
+		}
+	default:
+		return fmt.Errorf("entry of unknown type %q", e.Type)
+	}
+	return setTime(dir, f.temp, e)
+}
+
+func (f *folder) createFile(dir int, e snapshot.Entry) error {
+	r, err := f.view.Open(e)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	fd, err := unix.Openat(dir, f.temp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return err
+	}
+	dst := os.NewFile(uintptr(fd), e.Path)
+	_, err = io.CopyBuffer(struct{ io.Writer }{dst}, r, f.buf)
+	if err == nil {
+		err = unix.Fchmod(fd, e.Mode)
+		if errors.Is(err, unix.EPERM) {
+			err = unix.Fchmod(fd, e.Mode&0o777) // a file system without set-user-ID
+		}
+	}
+	if c := dst.Close(); err == nil {
+		err = c
+	}
+	if err != nil {
+		return err
+	}
+	return setTime(dir, f.temp, e)
+}
+
+func setTime(dir int, name string, e snapshot.Entry) error {
+	t := unix.Timespec{Sec: e.Mtime}
+	return unix.UtimesNanoAt(dir, name, []unix.Timespec{t, t}, unix.AT_SYMLINK_NOFOLLOW)
+}
+
+// finish gives directories their modes and times, the innermost first.
+func (f *folder) finish() error {
+	for i := len(f.dirs) - 1; i >= 0; i-- {
+		e := f.dirs[i]
+		err := f.root.At("set mode of", e.Path, func(dir int, name string) error {
+			if err := unix.Fchmodat(dir, name, e.Mode, 0); err != nil {
+				return err
+			}
+			return setTime(dir, name, e)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,284 @@
+package source
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/seed0570efb0/build/cache"
+	"github.com/seed0570efb0/build/internal/digest"
+	"github.com/seed0570efb0/build/snapshot"
+)
+
+// An Image is an image of the store: its name and what that names. The bytes of its
+// config are a blob of the store; its layers are layers of the snapshot store.
+type Image struct {
+	// Name is the normalised name with its tag or digest, like "docker.io/library/app:1"; "" for an
+	// image that was built without a tag.
+	Name string `json:"name"`
+	// Manifest is the digest of the manifest in the registry it came from; zero for one built here.
+	Manifest digest.Digest    `json:"manifest"`
+	Config   digest.Digest    `json:"config"` // the image ID
+	Layers   []digest.Digest  `json:"layers"` // diff IDs, lowest first
+	Platform ocispec.Platform `json:"platform"`
+	Created  time.Time        `json:"created"` // as the config says
+	Stored   time.Time        `json:"stored"`  // when it came into the store under this name
+	Built    bool             `json:"built"`   // here; otherwise it was pulled
+}
+
+// Familiar returns the name as people write it, like "app:1".
+func (i *Image) Familiar() string {
+	named, err := reference.ParseNormalizedNamed(i.Name)
+	if err != nil {
+		return i.Name
+	}
+	return reference.FamiliarString(named)
+}
+
+// Pinned returns the name with the manifest's digest, "" for an image that no registry has.
+func (i *Image) Pinned() string {
+	if i.Manifest.IsZero() || i.Name == "" {
+		return ""
+	}
+	name, _, _ := strings.Cut(i.Name, "@")
+	return name + "@" + i.Manifest.String()
+}
+
+// Normalize returns the full form of an image name: "app" is "docker.io/library/app:latest". Of a name with
+// tag and digest the digest counts.
+func Normalize(ref string) (reference.Named, error) {
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return nil, &ImageError{ref, err, "write an image as [HOST/]NAME[:TAG], all but the tag in lower case"}
+	}
+	if d, ok := named.(reference.Digested); ok {
+		if _, err := digest.Parse(string(d.Digest())); err != nil {
+			return nil, &ImageError{Ref: ref, Err: err}
+		}
+		return reference.WithDigest(reference.TrimNamed(named), d.Digest())
+	}
+	return reference.TagNameOnly(named), nil
+}
+
+// Images are the names of images in a store. It is safe for concurrent use, by other processes too.
+type Images struct {
+	disk   *cache.Store
+	layers *snapshot.Store
+	client *Client
+}
+
+// NewImages returns the images of disk, whose layers are in layers. What is not there is asked from client.
+func NewImages(disk *cache.Store, layers *snapshot.Store, client *Client) *Images {
+	return &Images{disk, layers, client}
+}
+
+// A name has one record, a list with one Image for each platform it was pulled for. The file is called by
+// the digest of the name: names have slashes, and no longest length.
+const imagesDir = "images"
+
+func (i *Image) key() string {
+	if i.Name == "" {
+		return "id " + i.Config.Hex()
+	}
+	return "name " + i.Name
+}
+
+func recordFile(key string) string { return filepath.Join(imagesDir, digest.Of([]byte(key)).Hex()) }
+
+// read returns a record. One that is missing or damaged is empty.
+func (m *Images) read(file string) ([]*Image, error) {
+	b, err := m.disk.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var list []*Image
+	if json.Unmarshal(b, &list) != nil {
+		return nil, nil
+	}
+	for _, i := range list {
+		if i == nil || i.Config.IsZero() || recordFile(i.key()) != file {
+			return nil, nil
+		}
+	}
+	return list, nil
+}
+
+// Get returns the image called name for a platform, if the store has one. The zero platform is
+// that of this machine, or else whichever there is.
+func (m *Images) Get(name string, p ocispec.Platform) (*Image, bool, error) {
+	named, err := Normalize(name)
+	if err != nil {
+		return nil, false, err
+	}
+	list, err := m.read(recordFile((&Image{Name: named.String()}).key()))
+	if err != nil {
+		return nil, false, err
+	}
+	if i := bestPlatform(list, p); i != nil {
+		return i, true, nil
+	}
+	return nil, false, nil
+}
+
+func bestPlatform(list []*Image, p ocispec.Platform) (best *Image) {
+	any := p.OS == ""
+	if any {
+		p = platforms.DefaultSpec()
+	}
+	match := platforms.Only(p)
+	for _, i := range list {
+		if match.Match(i.Platform) && (best == nil || match.Less(i.Platform, best.Platform)) {
+			best = i
+		}
+	}
+	if best == nil && any && len(list) > 0 {
+		best = list[0]
+	}
+	return best
+}
+
+// Put records img under its name. A built image takes the name from all that had it; a pulled one takes it
+// from built ones and from the one of its platform.
+func (m *Images) Put(ctx context.Context, img *Image) error {
+	file := recordFile(img.key())
+	unlock, err := m.disk.Lock(ctx, file)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	list, err := m.read(file)
+	if err != nil {
+		return err
+	}
+	list = slices.DeleteFunc(list, func(i *Image) bool {
+		return img.Built || i.Built || platforms.Format(i.Platform) == platforms.Format(img.Platform)
+	})
+	b, err := json.Marshal(append(list, img))
+	if err != nil {
+		return err
+	}
+	return m.disk.WriteFile(file, append(b, '\n'))
+}
+
+// Tag gives the image that was built here, and whose config is the blob config, a name. Without a name it can be
+// found by its ID.
+func (m *Images) Tag(ctx context.Context, name string, config digest.Digest) error {
+	img := &Image{Config: config, Built: true, Stored: time.Now().UTC()}
+	if name != "" {
+		named, err := Normalize(name)
+		if err != nil {
+			return err
+		}
+		if _, pinned := named.(reference.Digested); pinned {
+			return &ImageError{name, errors.New("a built image cannot be named by a digest"), "name a tag"}
+		}
+		img.Name = named.String()
+	}
+	raw, err := m.disk.ReadBlob(config)
+	if err != nil {
+		return err
+	}
+	if _, err := img.read(raw); err != nil {
+		return fmt.Errorf("image %s: %w", config.Short(), err)
+	}
+	return m.Put(ctx, img)
+}
+
+// read fills in what the config raw says of the image.
+func (i *Image) read(raw []byte) (*dockerspec.DockerOCIImage, error) {
+	var spec dockerspec.DockerOCIImage
+	if err := json.Unmarshal(raw, &spec); err != nil {
+		return nil, fmt.Errorf("image config: %w", err)
+	}
+	i.Layers = nil
+	for _, id := range spec.RootFS.DiffIDs {
+		d, err := digest.Parse(string(id))
+		if err != nil {
+			return nil, fmt.Errorf("image config: diff ID: %w", err)
+		}
+		i.Layers = append(i.Layers, d)
+	}
+	i.Platform = platforms.Normalize(ocispec.Platform{OS: spec.OS, Architecture: spec.Architecture, Variant: spec.Variant})
+	if spec.Created != nil {
+		i.Created = *spec.Created
+	}
+	return &spec, nil
+}
+
+// List returns all images, ordered by name, those without one last.
+func (m *Images) List() ([]*Image, error) {
+	files, err := os.ReadDir(m.disk.Path(imagesDir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var out []*Image
+	for _, f := range files {
+		list, err := m.read(filepath.Join(imagesDir, f.Name()))
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, list...)
+	}
+	slices.SortFunc(out, compareImages)
+	return out, nil
+}
+
+func compareImages(a, b *Image) int {
+	if (a.Name == "") != (b.Name == "") {
+		return strings.Compare(b.Name, a.Name)
+	}
+	return strings.Compare(a.Name+"\x00"+platforms.Format(a.Platform)+a.Config.Hex(), b.Name+"\x00"+platforms.Format(b.Platform)+b.Config.Hex())
+}
+
+// Find returns the image that people call ref: by its name, or by the beginning of its ID.
+func (m *Images) Find(ref string) (*Image, error) {
+	if img, ok, err := m.Get(ref, ocispec.Platform{}); err == nil && ok {
+		return img, nil
+	}
+	id := strings.TrimPrefix(ref, "sha256:")
+	if id == "" || strings.Trim(id, "0123456789abcdef") != "" {
+		return nil, notInStore(ref)
+	}
+	list, err := m.List()
+	if err != nil {
+		return nil, err
+	}
+	var found *Image
+	for _, i := range list {
+		if !strings.HasPrefix(i.Config.Hex(), id) {
+			continue
+		}
+		if found != nil && found.Config != i.Config {
+			return nil, &ImageError{ref, fmt.Errorf("more than one image has an ID that begins so: %s, %s", found.Config.Short(), i.Config.Short()), "write more of the ID"}
+		}
+		if found == nil {
+			found = i
+		}
+	}
+	if found == nil {
+		return nil, notInStore(ref)
+	}
+	return found, nil
+}
+
+func notInStore(ref string) error {
+	return &ImageError{ref, errors.New("no such image in the store"), "build images lists what there is"}
+}
