@@ -70,6 +70,9 @@ func TestInUserNamespace(t *testing.T) {
 				}
 			}
 			out, err := cmd.CombinedOutput()
+			if cmd.ProcessState.ExitCode() == 4 && os.Geteuid() != 0 {
+				t.Skipf("%s", out) // this host does not allow it
+			}
 			t.Logf("%s", out)
 			if err != nil {
 				t.Error(err)
