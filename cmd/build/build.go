@@ -91,7 +91,7 @@ type plan struct {
 	platform ocispec.Platform
 	args     map[string]string
 	epoch    *time.Time
-	outputs  []exporter.Spec
+	outputs  []exporter.Output
 	index    []*source.StatIndex
 	lowered  *lower.Result
 }
@@ -121,9 +121,9 @@ func (a *app) build(ctx context.Context, o *buildOptions, path string) error {
 		return err
 	}
 	a.tidy()
-	var image *exporter.Image
+	var results []*exporter.Result
 	err = a.retryDamaged(func() (err error) {
-		image, err = a.produce(ctx, p)
+		results, err = a.produce(ctx, p)
 		return err
 	})
 	for _, x := range p.index {
@@ -133,7 +133,7 @@ func (a *app) build(ctx context.Context, o *buildOptions, path string) error {
 		return err
 	}
 	done()
-	return a.records(p, image)
+	return a.records(p, results)
 }
 
 // plan checks the command line and reads the Dockerfile.
@@ -225,7 +225,7 @@ func planOutputs(p *plan) error {
 		p.outputs = append(p.outputs, spec)
 	}
 	if p.push {
-		p.outputs = append(p.outputs, exporter.Spec{Type: "registry"})
+		p.outputs = append(p.outputs, exporter.Output{Type: exporter.TypeRegistry})
 	}
 	for i, t := range p.tags {
 		named, err := source.Normalize(t)
@@ -235,7 +235,7 @@ func planOutputs(p *plan) error {
 		p.tags[i] = named.String()
 	}
 	for _, out := range p.outputs {
-		if out.Type == "registry" && len(p.tags) == 0 && out.Name == "" {
+		if (out.Type == exporter.TypeRegistry || out.Push) && len(p.tags) == 0 && len(out.Names) == 0 {
 			return usagef("name it with -t", "an image without a name cannot be pushed")
 		}
 	}

@@ -72,7 +72,7 @@ func (a *app) run(ctx context.Context, o *runOptions, ref string, args []string)
 	}
 	spec := executor.RunSpec{
 		Args: argv, Env: environment(img.Spec.Config.Env, o.env), Cwd: img.Spec.Config.WorkingDir, User: img.Spec.Config.User,
-		Stdin: a.in, Stdout: a.stdio.out, Stderr: a.err, Started: forward(a.in),
+		Stdin: a.in, Stdout: a.stdio.out, Stderr: a.err, Terminal: true, Started: forward(a.in),
 	}
 	if o.user != "" {
 		spec.User = o.user
