@@ -36,7 +36,7 @@ func (c *copier) unpack(m match) (bool, error) {
 	if err != nil {
 		return true, err
 	}
-	if err := c.out.MkdirAll(root, c.newDir()); err != nil {
+	if err := c.out.MkdirAll(root, c.unpackDir()); err != nil {
 		return true, err
 	}
 	for _, links := range []bool{false, true} { // entries come ordered by path: a link may come before its file
@@ -50,6 +50,14 @@ func (c *copier) unpack(m match) (bool, error) {
 		}
 	}
 	return true, nil
+}
+
+// unpackDir is what directories look like that the archive does not have itself. --chmod is not for them,
+// as it is not for what an archive holds.
+func (c *copier) unpackDir() snapshot.Entry {
+	e := c.newDir()
+	e.Mode = 0o755
+	return e
 }
 
 // spool writes the uncompressed archive to a file of the store, so that entries can be read in the order
@@ -76,9 +84,7 @@ func (c *copier) extract(e snapshot.Entry, root string, tar *os.File) error {
 	if err != nil {
 		return err
 	}
-	parent := c.newDir()
-	parent.Mode = 0o755
-	if err := c.out.MkdirAll(path.Dir(to), parent); err != nil {
+	if err := c.out.MkdirAll(path.Dir(to), c.unpackDir()); err != nil {
 		return err
 	}
 	if e.Type == snapshot.Hardlink {
