@@ -1,0 +1,7 @@
+# Has f as a new file, was as a file where there is a folder, and link/in through a link.
+mkdir -p t/link
+echo new > t/f
+echo file > t/was
+echo in > t/link/in
+tar -C t --owner=:0 --group=:0 --mtime=@1000000000 -cf t.tar f was link/in
+rm -r t
