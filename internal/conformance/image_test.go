@@ -72,7 +72,7 @@ func configFacts(t *testing.T, img v1.Image) []fact {
 		list []string
 	}{{"Entrypoint", c.Entrypoint}, {"Cmd", c.Cmd}, {"Shell", c.Shell}, {"OnBuild", c.OnBuild}}
 	for _, w := range words {
-		if w.list != nil {
+		if len(w.list) > 0 {
 			add(w.key, asJSON(t, w.list))
 		}
 	}
