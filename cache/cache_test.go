@@ -182,11 +182,13 @@ func TestDeadProcessHoldsNothing(t *testing.T) {
 		if _, err := s.Lock(context.Background(), "x"); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.NewTempDir(); err != nil {
+		dir, err := s.NewTempDir()
+		if err != nil {
 			t.Fatal(err)
 		}
 		os.Stdout.WriteString("ready\n")
-		select {} // until killed
+		<-t.Context().Done() // never: it is killed
+		dir.Remove()
 	}
 	s := open(t)
 	child := exec.Command(os.Args[0], "-test.run", "^TestDeadProcessHoldsNothing$")

@@ -71,7 +71,7 @@ func (a *app) buildCommand() *cobra.Command {
 	f.StringVar(&o.iidFile, "iidfile", "", "write the image's ID to this file")
 	f.StringVar(&o.metadataFile, "metadata-file", "", "write digests and names to this file, as JSON")
 	f.StringVar(&o.progress, "progress", envOr("BUILDKIT_PROGRESS", "auto"), "how to show progress: auto, tty, plain or quiet")
-	f.Int64Var(&o.jobs, "jobs", int64(max(runtime.NumCPU(), 4)), "how many steps may run at once")
+	f.Int64Var(&o.jobs, "jobs", int64(max(4*runtime.NumCPU(), 16)), "how many steps may run at once")
 	return c
 }
 
