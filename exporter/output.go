@@ -3,6 +3,7 @@ package exporter
 import (
 	"encoding/csv"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strconv"
@@ -84,7 +85,7 @@ func ParseOutput(s string) (Output, error) {
 	if err != nil {
 		return fail("%w", err)
 	}
-	if _, err := r.Read(); err == nil {
+	if _, err := r.Read(); err != io.EOF {
 		return fail("more than one line")
 	}
 	if len(fields) == 1 && fields[0] == s && !strings.HasPrefix(s, "type=") {
