@@ -177,6 +177,8 @@ type RunSpec struct {
 	Stdin     io.Reader
 	Stdout    io.Writer
 	Stderr    io.Writer
+	// Terminal says that the process belongs to the session of this one, and so may use its terminal.
+	Terminal bool
 	// Started, when not nil, gets the process once it runs.
 	Started func(*sandbox.Process)
 }
@@ -188,6 +190,7 @@ func (x *Executor) Run(ctx context.Context, root digest.Digest, r RunSpec) (sand
 		return sandbox.Status{}, err
 	}
 	defer c.tmp.Remove()
+	c.spec.Terminal = r.Terminal
 	p, err := sandbox.Start(ctx, c.spec, sandbox.Stdio{In: r.Stdin, Out: r.Stdout, Err: r.Stderr})
 	if err != nil {
 		return sandbox.Status{}, err

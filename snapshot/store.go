@@ -198,3 +198,12 @@ func (s *Store) checkDiffID(layer digest.Digest, t *TOC) error {
 
 // ErrUnavailable says that a layer is in no form here and has no origin.
 var ErrUnavailable = errors.New("its bytes are not in the store, and where to fetch them is not known")
+
+// Size returns the size of a layer's tar in bytes, if it is known without downloading the layer.
+func (s *Store) Size(layer digest.Digest) (int64, bool) {
+	t, err := s.readTOC(layer)
+	if err != nil {
+		return 0, false
+	}
+	return t.Size, true
+}

@@ -284,7 +284,11 @@ func (r *run) execute(ctx context.Context, v *llb.Vertex, inputs []digest.Digest
 	started := r.report(v, r.Observer.Started)
 	d, err := r.Executor.Execute(ctx, v, inputs)
 	if started {
-		r.Observer.Done(v, err)
+		shown := err
+		if err != nil && context.Cause(ctx) != nil {
+			shown = context.Canceled // another step's failure ended this one
+		}
+		r.Observer.Done(v, shown)
 	}
 	if len(inputs) == 0 {
 		err = step(v, err)

@@ -18,9 +18,6 @@ const (
 	reportFD  = 4               // takes a failure; closed by exec
 )
 
-// childEnv keeps the Go runtime of the child small for the few milliseconds that it lives.
-var childEnv = []string{"GOMAXPROCS=1", "GOGC=off"}
-
 // Main carries out a Spec and never returns, if this process is one that Start made;
 // otherwise it does nothing. It belongs first in func main of every program that uses this package.
 func Main() {

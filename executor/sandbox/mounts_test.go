@@ -67,6 +67,13 @@ func TestSystemFolders(t *testing.T) {
 	}
 }
 
+func TestProc(t *testing.T) {
+	out := run(t, newSpec(t, "readlink", "/proc/self"))
+	if old := os.Getenv(maskedVariable) != ""; (out == "1\n") == old {
+		t.Errorf("/proc/self is %q, and the old /proc is the only one to have: %v", out, old)
+	}
+}
+
 func TestSystemFolderIsALink(t *testing.T) {
 	for _, name := range []string{"proc", "sys", "dev"} {
 		spec := newSpec(t, "true")

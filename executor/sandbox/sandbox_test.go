@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -15,6 +17,7 @@ import (
 
 	"github.com/seed0570efb0/build/executor/sandbox"
 	"github.com/seed0570efb0/build/internal/userns"
+	"golang.org/x/sync/errgroup"
 )
 
 func TestStatus(t *testing.T) {
@@ -365,4 +368,66 @@ func TestNetworkNone(t *testing.T) {
 			t.Errorf("has %s", line)
 		}
 	}
+}
+
+func TestManyAtOnce(t *testing.T) {
+	specs := make([]sandbox.Spec, 8)
+	for i := range specs {
+		specs[i] = sh(t, "echo $$ > /pid; exit "+strconv.Itoa(i))
+	}
+	var group errgroup.Group
+	for i, spec := range specs {
+		group.Go(func() error {
+			status, err := sandbox.Run(t.Context(), spec, sandbox.Stdio{})
+			if err == nil && status.Code != i {
+				err = fmt.Errorf("sandbox %d: status %+v", i, status)
+			}
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestCancelAtAnyMoment(t *testing.T) {
+	for delay := range 15 {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(delay)*time.Millisecond)
+		_, err := sandbox.Run(ctx, newSpec(t, "sleep", "1000"), sandbox.Stdio{})
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("after %d ms: %v", delay, err)
+		}
+	}
+}
+
+const helperVariable = "SANDBOX_TEST_HELPER"
+
+func TestDiesWithParent(t *testing.T) {
+	if os.Getenv(helperVariable) != "" {
+		sandbox.Run(t.Context(), sh(t, "trap '' TERM HUP; echo ready; sleep 1000"), sandbox.Stdio{Out: os.Stdout})
+		return
+	}
+	mode(t)
+	cmd := exec.Command("/proc/self/exe", "-test.run=^TestDiesWithParent$")
+	cmd.Env = append(os.Environ(), helperVariable+"=1", "TMPDIR="+t.TempDir())
+	if _, inside := userns.Inside(); inside {
+		cmd.Env = append(cmd.Env, modeVariable+"=") // it is root here
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(out, make([]byte, 6)); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Process.Kill()
+	out.(*os.File).SetReadDeadline(time.Now().Add(20 * time.Second))
+	if _, err := io.Copy(io.Discard, out); err != nil {
+		t.Errorf("the sandbox still holds its output: %v", err)
+	}
+	cmd.Wait()
 }

@@ -115,16 +115,10 @@ func (p *Process) launch(spec Spec, stdio Stdio) (report *os.File, err error) {
 	cmd := exec.Command(exe)
 	p.cmd = cmd
 	cmd.Args = []string{childName}
-	cmd.Env = childEnv
+	cmd.Env = []string{}                     // nil would be ours
 	cmd.ExtraFiles = []*os.File{plan, child} // planFD, reportFD
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: spec.cloneFlags(), Pdeathsig: syscall.SIGKILL}
-	// A nil *os.File in an interface would not be nil.
-	if stdio.Out != nil {
-		cmd.Stdout = stdio.Out
-	}
-	if stdio.Err != nil {
-		cmd.Stderr = stdio.Err
-	}
+	cmd.Stdout, cmd.Stderr = stdio.Out, stdio.Err
 	if err := attachInput(cmd, stdio.In); err != nil {
 		return nil, err
 	}

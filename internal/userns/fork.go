@@ -32,6 +32,7 @@ type plan struct {
 	root       *byte // "/"
 	parent     uintptr
 
+	// Both pipes must block, as File.Fd leaves them.
 	go0, go1     uintptr // a pipe: the parent writes a byte when the maps are written
 	fail0, fail1 uintptr // a pipe: the child writes its failure; closed by exec
 }
@@ -52,7 +53,14 @@ const (
 	stepExec
 )
 
-var stepNames = [...]string{"wait for the id maps", "setresgid 0", "setresuid 0", "make the mounts private", "die with the parent", "exec this program again"}
+var stepNames = [...]string{
+	stepWait:   "wait for the id maps",
+	stepGID:    "setresgid 0",
+	stepUID:    "setresuid 0",
+	stepMount:  "make the mounts private",
+	stepParent: "die with the parent",
+	stepExec:   "exec this program again",
+}
 
 // fork starts the child that carries out p and returns its process id. The caller holds syscall.ForkLock.
 func fork(p *plan) (int, syscall.Errno) {
@@ -67,7 +75,8 @@ func fork(p *plan) (int, syscall.Errno) {
 //go:norace
 //go:nocheckptr
 func forkChild(p *plan) (uintptr, syscall.Errno) {
-	pid, _, errno := syscall.RawSyscall6(unix.SYS_CLONE, unix.CLONE_NEWUSER|unix.CLONE_NEWNS|uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
+	const flags = unix.CLONE_NEWUSER | unix.CLONE_NEWNS | uintptr(unix.SIGCHLD)
+	pid, _, errno := syscall.RawSyscall6(unix.SYS_CLONE, flags, 0, 0, 0, 0, 0)
 	if pid != 0 || errno != 0 {
 		return pid, errno
 	}
@@ -107,16 +116,20 @@ func child(p *plan) (step uint32, errno syscall.Errno) {
 	}
 	// The kernel did this already for a mount namespace that belongs to another user
 	// namespace. It is the probe that AppArmor's restriction cannot pass.
-	if _, _, errno = syscall.RawSyscall6(unix.SYS_MOUNT, 0, uintptr(unsafe.Pointer(p.root)), 0, unix.MS_REC|unix.MS_SLAVE, 0, 0); errno != 0 {
+	_, _, errno = syscall.RawSyscall6(unix.SYS_MOUNT,
+		0, uintptr(unsafe.Pointer(p.root)), 0, unix.MS_REC|unix.MS_SLAVE, 0, 0)
+	if errno != 0 {
 		return stepMount, errno
 	}
 	// A change of credentials clears this, so it comes after them.
-	if _, _, errno = syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0, 0); errno != 0 {
+	_, _, errno = syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0, 0)
+	if errno != 0 {
 		return stepParent, errno
 	}
 	if parent, _, _ := syscall.RawSyscall(unix.SYS_GETPPID, 0, 0, 0); parent != p.parent {
 		return stepParent, unix.ESRCH
 	}
-	_, _, errno = syscall.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(p.exe)), uintptr(unsafe.Pointer(p.argv)), uintptr(unsafe.Pointer(p.envv)))
+	_, _, errno = syscall.RawSyscall(unix.SYS_EXECVE,
+		uintptr(unsafe.Pointer(p.exe)), uintptr(unsafe.Pointer(p.argv)), uintptr(unsafe.Pointer(p.envv)))
 	return stepExec, errno
 }

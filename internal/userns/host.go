@@ -46,21 +46,24 @@ func cloneError(err error) error {
 	case errors.Is(err, unix.ENOSPC) && setting("user/max_user_namespaces") == "0":
 		e.Hint = "user.max_user_namespaces is 0; try: sudo sysctl -w user.max_user_namespaces=15000"
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EUSERS):
-		e.Hint = "too many user namespaces, or too deeply nested; try: sudo sysctl -w user.max_user_namespaces=15000"
+		e.Hint = "too many user namespaces, or too deeply nested; " +
+			"try: sudo sysctl -w user.max_user_namespaces=15000"
 	case !errors.Is(err, unix.EPERM):
 	case setting("kernel/unprivileged_userns_clone") == "0":
 		e.Hint = "kernel.unprivileged_userns_clone is 0; try: sudo sysctl -w kernel.unprivileged_userns_clone=1"
 	case setting("kernel/apparmor_restrict_unprivileged_userns") == "1":
 		e.Hint = appArmorHint
 	case status("Seccomp") == "2":
-		e.Hint = "the seccomp profile of this container may forbid it; try: docker run --security-opt seccomp=unconfined"
+		e.Hint = "the seccomp profile of this container may forbid it; " +
+			"try: docker run --security-opt seccomp=unconfined"
 	default:
 		e.Hint = "the kernel also refuses it in a chroot"
 	}
 	return e
 }
 
-const appArmorHint = "kernel.apparmor_restrict_unprivileged_userns is 1; try: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
+const appArmorHint = "kernel.apparmor_restrict_unprivileged_userns is 1; " +
+	"try: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
 
 // innerError explains why a step inside the new namespace failed. Ubuntu lets everybody
 // make a user namespace and then has AppArmor deny what one is made for.
@@ -81,7 +84,8 @@ func mapError(helper string, err error, stderr string) error {
 	e := &HostError{What: "cannot map subordinate ids", Cause: fmt.Errorf("%s: %w", helper, err)}
 	switch {
 	case status("NoNewPrivs") == "1":
-		e.Hint = "this process has no_new_privs set, so setuid programs have no power (Kubernetes: allowPrivilegeEscalation: true)"
+		e.Hint = "this process has no_new_privs set, so setuid programs have no power " +
+			"(Kubernetes: allowPrivilegeEscalation: true)"
 	case strings.Contains(stderr, "not allowed"):
 		e.Hint = "compare /etc/subuid and /etc/subgid with the ranges above"
 	case strings.Contains(stderr, "not permitted"):

@@ -1,0 +1,179 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/seed0570efb0/build/cache"
+	"github.com/seed0570efb0/build/executor"
+	"github.com/seed0570efb0/build/internal/progress"
+	"github.com/seed0570efb0/build/internal/userns"
+	"github.com/seed0570efb0/build/snapshot"
+	"github.com/seed0570efb0/build/source"
+)
+
+// An app is one run of the command: the place where concrete types meet.
+type app struct {
+	stdio
+	root string // --root
+
+	disk     *cache.Store
+	layers   *snapshot.Store
+	client   *source.Client
+	images   *source.Images
+	executor *executor.Executor
+
+	display    *progress.Display
+	dockerfile []byte // for excerpts in errors
+}
+
+// open opens the store.
+func (a *app) open() error {
+	if a.disk != nil {
+		return nil
+	}
+	root, err := a.storeRoot()
+	if err != nil {
+		return err
+	}
+	if a.disk, err = cache.Open(root); err != nil {
+		return err
+	}
+	a.client = source.NewClient(version())
+	a.layers = snapshot.New(a.disk, a.client.Fetch)
+	a.images = source.NewImages(a.disk, a.layers, a.client)
+	a.executor = &executor.Executor{Layers: a.layers, Disk: a.disk, Locals: map[string]snapshot.Tree{}, Now: time.Now}
+	return nil
+}
+
+// storeRoot returns the folder of the store, absolute.
+func (a *app) storeRoot() (string, error) {
+	if a.root == "" {
+		a.root = os.Getenv("BUILD_ROOT")
+	}
+	if a.root != "" {
+		return filepath.Abs(a.root)
+	}
+	if _, inside := userns.Inside(); os.Geteuid() == 0 && !inside {
+		return "/var/lib/build", nil
+	}
+	if data := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(data) {
+		return filepath.Join(data, "build"), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", usagef("name the folder of the store with --root or $BUILD_ROOT", "the store has no place: %w", err)
+	}
+	return filepath.Join(home, ".local/share/build"), nil
+}
+
+// enter runs this command line again in a user namespace, when this process is not privileged
+// and not in one. It returns only when the command is to go on here.
+func (a *app) enter(ctx context.Context) error {
+	mode, inside := userns.Inside()
+	if inside {
+		return nil
+	}
+	mode, err := userns.Detect()
+	if err != nil || mode == userns.Root {
+		return err
+	}
+	code, err := userns.Enter(ctx, mode)
+	if err != nil {
+		return err
+	}
+	return statusError(code)
+}
+
+// tidy removes what killed processes left in the store.
+func (a *app) tidy() {
+	old := time.Now().Add(-time.Hour)
+	_ = a.disk.CleanTemp(func(fi fs.FileInfo) bool { return fi.ModTime().Before(old) })
+}
+
+// show starts the display of progress and returns the function that ends it.
+func (a *app) show(mode string) (func(), error) {
+	d, err := progress.New(mode, a.err)
+	if err != nil {
+		return nil, &usageError{err: err}
+	}
+	a.display = d
+	a.executor.Log = d.Log
+	a.client.Progress = pulls(d)
+	return d.Close, nil
+}
+
+// pulls shows the downloads of layers.
+func pulls(d *progress.Display) func(b snapshot.Blob, done int64) {
+	var mu sync.Mutex
+	steps := map[string]*progress.Step{}
+	return func(b snapshot.Blob, done int64) {
+		mu.Lock()
+		defer mu.Unlock()
+		id := b.Digest.String()
+		s, ok := steps[id]
+		if !ok {
+			s = d.Step("pulling " + id)
+			steps[id] = s
+		}
+		s.Status("pulling", done, b.Size)
+		if done >= b.Size {
+			s.Done(nil)
+		}
+	}
+}
+
+// retryDamaged calls f again when it met something in the store that is damaged: what is damaged has been
+// removed, and doing the work again makes it new.
+func (a *app) retryDamaged(f func() error) error {
+	var err error
+	for range 3 {
+		var damaged *cache.DamagedError
+		if err = f(); !errors.As(err, &damaged) {
+			break
+		}
+		a.display.Warn(damaged.Error() + "; it is made again")
+	}
+	return err
+}
+
+// buildVersion is set by the linker for releases.
+var buildVersion string
+
+// version returns the version of this program: of its release, or of the commit it was built from.
+func version() string {
+	if buildVersion != "" {
+		return buildVersion
+	}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" && len(s.Value) >= 12 {
+			return "0.0.0-" + s.Value[:12]
+		}
+	}
+	return "0.0.0-devel"
+}
+
+func (a *app) versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  cobra.NoArgs,
+		Run: func(c *cobra.Command, _ []string) {
+			fmt.Fprintf(a.stdio.out, "build %s %s %s/%s\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+		},
+	}
+}

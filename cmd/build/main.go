@@ -1,0 +1,109 @@
+// Command build turns a Dockerfile into an OCI image: no daemon, no root, no
+// helper program.
+//
+// This package owns flags, signals, wiring, progress and exit codes. It holds
+// no build logic: without it the rest is a usable library.
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/seed0570efb0/build/executor/sandbox"
+)
+
+func main() {
+	sandbox.Main() // does not return in the child that becomes a step
+	syscall.Umask(0o022)
+	os.Exit(run(os.Args[1:], stdio{os.Stdin, os.Stdout, os.Stderr}))
+}
+
+// stdio holds the standard streams of the command.
+type stdio struct {
+	in       io.Reader
+	out, err io.Writer
+}
+
+// errInterrupted is why a build ends that was interrupted.
+var errInterrupted = errors.New("interrupted")
+
+// run carries out one command line and returns the exit status.
+func run(args []string, std stdio) int {
+	a := &app{stdio: std}
+	ctx, stop := interruptible(context.Background())
+	defer stop()
+	root := a.command()
+	root.SetArgs(withVerb(root, args))
+	root.SetIn(std.in)
+	root.SetOut(std.out)
+	root.SetErr(std.err)
+	return a.exit(root.ExecuteContext(ctx))
+}
+
+// interruptible returns a context that the first SIGINT, SIGTERM or SIGHUP ends. After it they have their
+// default effect again: a second Ctrl-C ends a build that does not want to end.
+func interruptible(parent context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(parent)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	go func() {
+		select {
+		case <-signals:
+			signal.Stop(signals)
+			cancel(errInterrupted)
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { signal.Stop(signals); cancel(nil) }
+}
+
+// mainVerb is the verb of a command line that names none. It is not for people to write.
+const mainVerb = "build"
+
+// withVerb returns args with the main verb in front, unless they start with the name of a verb. A folder
+// that is called like a verb is written "./run".
+func withVerb(root *cobra.Command, args []string) []string {
+	if len(args) > 0 {
+		known := func(c *cobra.Command) bool { return c.Name() == args[0] && c.Name() != mainVerb }
+		switch {
+		case slices.ContainsFunc(root.Commands(), known),
+			args[0] == "help", args[0] == "completion", args[0] == cobra.ShellCompRequestCmd, args[0] == cobra.ShellCompNoDescRequestCmd,
+			len(args) == 1 && (args[0] == "--help" || args[0] == "-h" || args[0] == "--version"):
+			return args
+		}
+	}
+	return append([]string{mainVerb}, args...)
+}
+
+// command returns the whole command line interface.
+func (a *app) command() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "build [OPTIONS] PATH",
+		Short: "Build an OCI image from a Dockerfile, without a daemon and without root",
+		Long: `build turns a Dockerfile into an OCI image, without a daemon and without root.
+
+  build -t app:1 .                                 keep the image under a tag
+  build -t app:1 -o type=docker,dest=app.tar .     write an archive for docker load
+  build -t registry.example/app:1 --push .         push it to a registry
+  build run app:1                                  run it
+
+"build build --help" lists the options of a build.`,
+		Version:           version(),
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
+	}
+	root.SetVersionTemplate("build {{.Version}}\n")
+	root.PersistentFlags().StringVar(&a.root, "root", "", "folder of the store (default $BUILD_ROOT, else $XDG_DATA_HOME/build, for root /var/lib/build)")
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err: err} })
+	root.AddCommand(a.buildCommand(), a.runCommand(), a.imagesCommand(), a.pushCommand(), a.saveCommand(),
+		a.historyCommand(), a.inspectCommand(), a.versionCommand())
+	return root
+}
