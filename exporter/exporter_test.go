@@ -58,7 +58,7 @@ func newWorld(t testing.TB) *world {
 func baseImage(t testing.TB) v1.Image {
 	return testkit.Image(t, v1.Config{Env: []string{"A=b & c"}, Cmd: []string{"sh"}},
 		testkit.Tar(t, "bin/", "bin/su 4755 0:7 = su\n", "etc/", "etc/gone = x\n", "etc/name 640 1:2 @1000000000 = base\n", "etc/also => etc/name", "tmp/ 1777"),
-		testkit.Tar(t, "etc/", "etc/.wh.gone", "opt/ 700 3:4", "opt/pipe fifo"))
+		testkit.Tar(t, "etc/", "etc/.wh.gone", "opt/ 700 3:4", "opt/pipe fifo", "opt/z = hard\n", "bin/h => opt/z"))
 }
 
 var buildTime = time.Date(2026, 8, 1, 10, 0, 0, 123456789, time.UTC)
@@ -128,6 +128,7 @@ func (w *world) export(t testing.TB, img *exporter.Image, output string, names .
 const files = `0755 0:0 f app 4 sha256:
 0644 0:0 f app2 2100000 sha256:
 0755 0:0 d bin
+0644 0:0 f bin/h 5 sha256:
 4755 0:7 f bin/su 3 sha256:
 0755 0:0 d etc
 0640 1:2 f etc/also 5 sha256:
@@ -135,6 +136,7 @@ const files = `0755 0:0 f app 4 sha256:
 0777 0:0 l link -> /etc/../app
 0700 3:4 d opt
 0644 0:0 p opt/pipe
+0644 0:0 h opt/z -> bin/h
 1777 0:0 d tmp
 4711 0:0 f zz 1 sha256:
 4711 0:0 h zz2 -> zz
@@ -645,7 +647,7 @@ func TestPushPull(t *testing.T) {
 	if d := cmp.Diff(files, short(testkit.ListImage(t, back), true)); d != "" {
 		t.Error(d)
 	}
-	if _, err := w.Export(t.Context(), img, exporter.Output{Type: exporter.TypeRegistry, Compression: snapshot.MediaTypeTarGzip}); err == nil || !strings.Contains(err.Error(), "-t") {
+	if _, err := w.Export(t.Context(), img, exporter.Output{Type: exporter.TypeRegistry}); err == nil || !strings.Contains(err.Error(), "-t") {
 		t.Errorf("push without a name: %v", err)
 	}
 }

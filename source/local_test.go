@@ -278,4 +278,3 @@ func BenchmarkContextHash(b *testing.B) {
 		}
 	}
 }
-
