@@ -58,7 +58,7 @@ func newWorld(t testing.TB) *world {
 func baseImage(t testing.TB) v1.Image {
 	return testkit.Image(t, v1.Config{Env: []string{"A=b & c"}, Cmd: []string{"sh"}},
 		testkit.Tar(t, "bin/", "bin/su 4755 0:7 = su\n", "etc/", "etc/gone = x\n", "etc/name 640 1:2 @1000000000 = base\n", "etc/also => etc/name", "tmp/ 1777"),
-		testkit.Tar(t, "etc/", "etc/.wh.gone", "opt/ 700 3:4", "opt/pipe fifo", "opt/z = hard\n", "bin/h => opt/z"))
+		testkit.Tar(t, "etc/", "etc/.wh.gone", "opt/ 700 3:4", "opt/pipe fifo", "opt/z = hard\n", "bin/h => opt/z", "bin/i => bin/h"))
 }
 
 var buildTime = time.Date(2026, 8, 1, 10, 0, 0, 123456789, time.UTC)
@@ -129,6 +129,7 @@ const files = `0755 0:0 f app 4 sha256:
 0644 0:0 f app2 2100000 sha256:
 0755 0:0 d bin
 0644 0:0 f bin/h 5 sha256:
+0644 0:0 h bin/i -> bin/h
 4755 0:7 f bin/su 3 sha256:
 0755 0:0 d etc
 0640 1:2 f etc/also 5 sha256:

@@ -551,6 +551,43 @@ func TestRedirects(t *testing.T) {
 	}
 }
 
+// Plain HTTP is for this machine alone.
+func TestPlainHTTP(t *testing.T) {
+	testConfig(t)
+	c := NewClient("test")
+	for host, ok := range map[string]bool{"10.1.2.3:5000": false, "registry.local": false, "169.254.169.254": false, "127.0.0.1:1": true, "[::1]:1": true, "localhost:1": true} {
+		req, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+host+"/v2/", nil)
+		_, err := c.transport.RoundTrip(req)
+		if refused := err != nil && strings.Contains(err.Error(), "TLS"); refused == ok {
+			t.Errorf("%s: %v", host, err)
+		}
+	}
+}
+
+// An image of the store for another platform is named when no registry has a better one.
+func TestBuiltForAnotherPlatform(t *testing.T) {
+	testConfig(t)
+	host := testkit.Registry(t)
+	m := newImages(t)
+	img := testImage(host+"/mine:1", "linux/s390x", 1)
+	img.Built = true
+	put(t, m, img)
+	_, err := m.Resolve(t.Context(), host+"/mine:1", amd64, false)
+	wantError(t, err, ErrPlatform, "there is linux/s390x", "--platform")
+}
+
+// A registry may lose layers after it gave the manifest.
+func TestLostLayer(t *testing.T) {
+	testConfig(t)
+	host := testkit.Registry(t, testkit.Fail("GET /v2/gone/blobs/", http.StatusNotFound))
+	m := newImages(t)
+	layer := t.TempDir()
+	for _, origin := range []string{host + "/gone", layoutScheme + layer} {
+		err := m.layers.Pull(t.Context(), snapshot.Blob{Digest: digest.Of([]byte("x")), Size: 1, Origins: []string{origin}})
+		wantError(t, err, nil, "lost a layer", "--pull")
+	}
+}
+
 func FuzzParseManifest(f *testing.F) {
 	f.Add([]byte(`{"schemaVersion":2,"manifests":[{"platform":{"os":"linux","architecture":"arm"}}]}`), "")
 	f.Add([]byte(`{"schemaVersion":2,"config":{},"layers":[null]}`), "application/vnd.oci.image.manifest.v1+json")
