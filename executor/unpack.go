@@ -69,10 +69,32 @@ func (c *copier) spool(r io.Reader) ([]snapshot.Entry, *os.File, error) {
 	return entries, f, err
 }
 
-// extract places an entry of an archive below root. Its parents are followed within the image, as
-// extracting on a running system would do; what it replaces goes, but for a directory that stays one.
+// below is the part of an image that an archive is extracted into, as a root of its own.
+type below struct {
+	*snapshot.Changes
+	root string
+}
+
+func (b below) Lstat(p string) (snapshot.Entry, bool, error) {
+	if p == "." {
+		return b.Changes.Lstat(b.root)
+	}
+	return b.Changes.Lstat(join(b.root, p))
+}
+
+// resolve returns the path in the image of a path in an archive that is extracted into root: links on
+// the way are followed, but not out of root.
+func (c *copier) resolve(root, p string) (string, error) {
+	q, err := snapshot.Resolve(below{c.out, root}, p, false)
+	if q == "." {
+		return root, err
+	}
+	return join(root, q), err
+}
+
+// extract places an entry of an archive below root. What it replaces goes, but for a directory that stays one.
 func (c *copier) extract(e snapshot.Entry, root string, tar *os.File) error {
-	to, err := snapshot.Resolve(c.out, join(root, e.Path), false)
+	to, err := c.resolve(root, e.Path)
 	if err != nil {
 		return err
 	}
@@ -100,7 +122,7 @@ func (c *copier) extract(e snapshot.Entry, root string, tar *os.File) error {
 // extractLink places a hard link. A link to a file that the image had before becomes a copy of it, since a
 // layer cannot name files of another one.
 func (c *copier) extractLink(e snapshot.Entry, root, to string) error {
-	link, err := snapshot.Resolve(c.out, join(root, e.Link), false)
+	link, err := c.resolve(root, e.Link)
 	if err != nil {
 		return err
 	}

@@ -96,11 +96,8 @@ func (d *dumper) action(a Action) {
 }
 
 func ownerText(o *Owner) string {
-	switch {
-	case o == nil:
+	if o == nil {
 		return ""
-	case o.User:
-		return " for user " + o.Text
 	}
 	return " for " + o.Text
 }

@@ -146,15 +146,10 @@ type Source struct {
 	Wildcard bool   // Path is a pattern; matching nothing is fine
 }
 
-// An Owner names a user and group by the text of --chown: "user[:group]", names or numbers,
-// resolved against /etc/passwd and /etc/group of the file system that is changed. Without a
-// group, a numeric user's group has the same number and a named user's is its primary one.
-type Owner struct {
-	Text string
-	// User gives the text USER's meaning instead, as WORKDIR needs: a numeric user
-	// without a group belongs to the group of its passwd entry, or 0.
-	User bool
-}
+// An Owner names a user and group by the text of --chown or USER: "user[:group]", names or numbers, resolved
+// against /etc/passwd and /etc/group of the file system that is changed. Without a group, a
+// numeric user's group has the same number and a named user's is its primary one.
+type Owner struct{ Text string }
 
 func (o *Owner) hash(h *digest.Hasher) {
 	if o == nil {
@@ -162,7 +157,6 @@ func (o *Owner) hash(h *digest.Hasher) {
 		return
 	}
 	h.String("owner", "="+o.Text)
-	h.Bool("user", o.User)
 }
 
 func (a *Copy) hash(h *digest.Hasher) {
