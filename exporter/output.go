@@ -30,7 +30,7 @@ type Output struct {
 	Dest  string   // a path, or "-" for standard output
 	Names []string // nil: those of the build
 	Push  bool     // TypeImage: to the registry as well
-	// Compression is the media type of layers that do not come with a base image.
+	// Compression is the media type of layers that do not come with a base image; "" is gzip.
 	Compression string
 }
 

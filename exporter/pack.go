@@ -1,6 +1,7 @@
 package exporter
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -38,6 +39,7 @@ func (x *Exporter) pack(ctx context.Context, img *Image, mediaType string, here 
 	if err != nil {
 		return nil, err
 	}
+	mediaType = cmp.Or(mediaType, snapshot.MediaTypeTarGzip)
 	p := &packed{config: img.raw, layers: make([]snapshot.Blob, len(chains))}
 	var done atomic.Int64
 	g, ctx := errgroup.WithContext(ctx)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -291,7 +292,7 @@ func readIgnore(p *plan) error {
 func (a *app) lower(ctx context.Context, p *plan) error {
 	opt := lower.Options{
 		Target: p.target, Platform: p.platform, BuildPlatform: platforms.Normalize(platforms.DefaultSpec()),
-		BuildArgs: p.args, Network: llb.Network(p.network), Hostname: p.args["BUILDKIT_SANDBOX_HOSTNAME"],
+		BuildArgs: p.args, Epoch: p.epoch, Network: llb.Network(p.network), Hostname: p.args["BUILDKIT_SANDBOX_HOSTNAME"],
 		NoCache: p.noCache, NoCacheFilter: p.noCacheFilter, Ignore: p.ignore,
 		Resolve: func(ctx context.Context, ref string, platform ocispec.Platform) (*lower.Image, error) {
 			return a.resolve(ctx, ref, platform, p.pull)
@@ -407,6 +408,9 @@ func hosts(list []string) ([]llb.Host, error) {
 			return nil, usagef("it looks like NAME:IP", "--add-host %q: no NAME:IP", text)
 		}
 		ip := strings.TrimSuffix(strings.TrimPrefix(text[i+1:], "["), "]")
+		if net.ParseIP(ip) == nil {
+			return nil, usagef("it looks like NAME:IP", "--add-host %q: %q is not an IP address", text, ip)
+		}
 		out = append(out, llb.Host{Name: text[:i], IP: ip})
 	}
 	return out, nil
