@@ -153,7 +153,7 @@ func runScripts(t *testing.T, scripts string) {
 		WorkdirRoot: openDir(t),
 		Setup:       func(env *testscript.Env) error { return setup(env, disk) },
 		Cmds:        commands,
-		Condition:   condition,
+		Condition:   func(name string) (bool, error) { return condition(name, disk) },
 	}
 	if deadline, ok := t.Deadline(); ok {
 		p.Deadline = deadline

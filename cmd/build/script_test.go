@@ -54,8 +54,10 @@ func setup(env *testscript.Env, disk string) error {
 }
 
 // condition knows what scripts may depend on.
-func condition(name string) (bool, error) {
+func condition(name, disk string) (bool, error) {
 	switch name {
+	case "small-disk":
+		return disk != "", nil
 	case "root":
 		return os.Geteuid() == 0, nil
 	case "userns":
