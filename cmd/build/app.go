@@ -144,8 +144,17 @@ func (a *app) retryDamaged(f func() error) error {
 			return err
 		}
 		seen[damaged.What] = true
-		a.display.Warn(damaged.What + " is damaged; it is made again")
+		a.warn(damaged.What + " is damaged; it is made again")
 	}
+}
+
+// warn shows a warning, with the progress when there is any.
+func (a *app) warn(text string) {
+	if a.display != nil {
+		a.display.Warn(text)
+		return
+	}
+	fmt.Fprintf(a.err, "WARNING: %s\n", text)
 }
 
 // buildVersion is set by the linker for releases.
