@@ -182,6 +182,8 @@ type Mkdir struct {
 	Path  string // absolute within the root
 	Mode  uint32 // permission bits
 	Owner *Owner // nil: 0:0
+	// Time is when the directories were made, in seconds since 1970; nil is when they are.
+	Time *int64
 }
 
 func (a *Mkdir) hash(h *digest.Hasher) {
@@ -189,4 +191,7 @@ func (a *Mkdir) hash(h *digest.Hasher) {
 	h.String("path", a.Path)
 	h.Int("mode", int64(a.Mode))
 	a.Owner.hash(h)
+	if a.Time != nil {
+		h.Int("time", *a.Time)
+	}
 }

@@ -33,6 +33,8 @@ var (
 	ErrNotFound     = errors.New("not found in the registry")
 	ErrUnauthorized = errors.New("the registry refuses access")
 	ErrPlatform     = errors.New("no match for platform in manifest")
+
+	errCut = errors.New("the registry cut the connection")
 )
 
 // An origin is a place that has manifests and blobs: a repository of a registry, or an OCI layout.

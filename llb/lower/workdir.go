@@ -28,6 +28,10 @@ func (s *stage) applyWorkdir(c *instructions.WorkdirCommand) error {
 	if user := s.image.Config.User; user != "" {
 		mkdir.Owner = &llb.Owner{Text: user}
 	}
+	if s.opt.Epoch != nil {
+		seconds := s.opt.Epoch.Unix()
+		mkdir.Time = &seconds
+	}
 	s.step(&llb.File{Actions: []llb.Action{mkdir}}, s.describe(s.lex))
 	return s.record("WORKDIR "+wd, true)
 }
