@@ -67,7 +67,11 @@ func (f *filer) mkdir(a *llb.Mkdir) error {
 	if err != nil {
 		return err
 	}
-	return f.out.MkdirAll(p, snapshot.Entry{Mode: a.Mode, UID: uid, GID: gid, Mtime: f.now})
+	at := f.now
+	if a.Time != nil {
+		at = *a.Time
+	}
+	return f.out.MkdirAll(p, snapshot.Entry{Mode: a.Mode, UID: uid, GID: gid, Mtime: at})
 }
 
 // A copier runs one Copy.

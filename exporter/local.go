@@ -65,12 +65,10 @@ func (f *folder) add(e snapshot.Entry) error {
 	if err := f.clear(e, false); err != nil {
 		return err
 	}
-	err := f.root.At("create", e.Path, func(dir int, name string) error {
-		if err := f.create(dir, e); err != nil {
-			return err
-		}
-		return unix.Renameat(dir, f.temp, dir, name)
-	})
+	err := f.root.At("create", e.Path, func(dir int, _ string) error { return f.create(dir, e) })
+	if err == nil {
+		err = f.root.At("rename", e.Path, func(dir int, name string) error { return unix.Renameat(dir, f.temp, dir, name) })
+	}
 	if err != nil {
 		_ = f.root.At("remove", path.Join(path.Dir(e.Path), f.temp), func(dir int, name string) error { return unix.Unlinkat(dir, name, 0) })
 	}

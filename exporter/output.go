@@ -3,6 +3,7 @@ package exporter
 import (
 	"encoding/csv"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strconv"
@@ -30,7 +31,7 @@ type Output struct {
 	Dest  string   // a path, or "-" for standard output
 	Names []string // nil: those of the build
 	Push  bool     // TypeImage: to the registry as well
-	// Compression is the media type of layers that do not come with a base image.
+	// Compression is the media type of layers that do not come with a base image; "" is gzip.
 	Compression string
 }
 
@@ -84,7 +85,7 @@ func ParseOutput(s string) (Output, error) {
 	if err != nil {
 		return fail("%w", err)
 	}
-	if _, err := r.Read(); err == nil {
+	if _, err := r.Read(); err != io.EOF {
 		return fail("more than one line")
 	}
 	if len(fields) == 1 && fields[0] == s && !strings.HasPrefix(s, "type=") {

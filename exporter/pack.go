@@ -1,6 +1,7 @@
 package exporter
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -31,13 +32,14 @@ type packed struct {
 // hides is the reading, and the layers that are too small to be split.
 const packers = 4
 
-// pack brings the layers of img into the form of mediaType. With here set, layers that are only known to be
+// pack brings the layers of img into the form of mediaType, gzip when it is "". With here set, layers that are only known to be
 // in a registry are downloaded.
 func (x *Exporter) pack(ctx context.Context, img *Image, mediaType string, here bool) (*packed, error) {
 	chains, err := x.Layers.Chains(img.Chain)
 	if err != nil {
 		return nil, err
 	}
+	mediaType = cmp.Or(mediaType, snapshot.MediaTypeTarGzip)
 	p := &packed{config: img.raw, layers: make([]snapshot.Blob, len(chains))}
 	var done atomic.Int64
 	g, ctx := errgroup.WithContext(ctx)

@@ -76,6 +76,9 @@ func (d *dumper) action(a Action) {
 	switch a := a.(type) {
 	case *Mkdir:
 		d.line("mkdir %s %04o%s", a.Path, a.Mode, ownerText(a.Owner))
+		if a.Time != nil {
+			d.line("  time %d", *a.Time)
+		}
 	case *Copy:
 		verb := "copy"
 		if a.Unpack {
@@ -96,11 +99,8 @@ func (d *dumper) action(a Action) {
 }
 
 func ownerText(o *Owner) string {
-	switch {
-	case o == nil:
+	if o == nil {
 		return ""
-	case o.User:
-		return " for user " + o.Text
 	}
 	return " for " + o.Text
 }

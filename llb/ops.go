@@ -146,15 +146,10 @@ type Source struct {
 	Wildcard bool   // Path is a pattern; matching nothing is fine
 }
 
-// An Owner names a user and group by the text of --chown: "user[:group]", names or numbers,
-// resolved against /etc/passwd and /etc/group of the file system that is changed. Without a
-// group, a numeric user's group has the same number and a named user's is its primary one.
-type Owner struct {
-	Text string
-	// User gives the text USER's meaning instead, as WORKDIR needs: a numeric user
-	// without a group belongs to the group of its passwd entry, or 0.
-	User bool
-}
+// An Owner names a user and group by the text of --chown or USER: "user[:group]", names or numbers, resolved
+// against /etc/passwd and /etc/group of the file system that is changed. Without a group, a
+// numeric user's group has the same number and a named user's is its primary one.
+type Owner struct{ Text string }
 
 func (o *Owner) hash(h *digest.Hasher) {
 	if o == nil {
@@ -162,7 +157,6 @@ func (o *Owner) hash(h *digest.Hasher) {
 		return
 	}
 	h.String("owner", "="+o.Text)
-	h.Bool("user", o.User)
 }
 
 func (a *Copy) hash(h *digest.Hasher) {
@@ -188,6 +182,8 @@ type Mkdir struct {
 	Path  string // absolute within the root
 	Mode  uint32 // permission bits
 	Owner *Owner // nil: 0:0
+	// Time is when the directories were made, in seconds since 1970; nil is when they are.
+	Time *int64
 }
 
 func (a *Mkdir) hash(h *digest.Hasher) {
@@ -195,4 +191,7 @@ func (a *Mkdir) hash(h *digest.Hasher) {
 	h.String("path", a.Path)
 	h.Int("mode", int64(a.Mode))
 	a.Owner.hash(h)
+	if a.Time != nil {
+		h.Int("time", *a.Time)
+	}
 }

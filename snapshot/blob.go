@@ -17,7 +17,7 @@ import (
 
 // Pull makes sure that the bytes of b are in the store, and downloads them when they are not.
 func (s *Store) Pull(ctx context.Context, b Blob) error {
-	if n, ok := s.disk.BlobSize(b.Digest); ok && n == b.Size {
+	if s.hasBlob(b) {
 		return nil
 	}
 	unlock, err := s.disk.Lock(ctx, "pull/"+b.Digest.Hex())
@@ -25,7 +25,7 @@ func (s *Store) Pull(ctx context.Context, b Blob) error {
 		return err
 	}
 	defer unlock()
-	if n, ok := s.disk.BlobSize(b.Digest); ok && n == b.Size {
+	if s.hasBlob(b) {
 		return nil
 	}
 	if len(b.Origins) == 0 {
@@ -53,6 +53,12 @@ func (s *Store) Pull(ctx context.Context, b Blob) error {
 	}
 	_, err = w.Commit()
 	return err
+}
+
+// hasBlob reports whether the bytes of b are here, as far as their number tells.
+func (s *Store) hasBlob(b Blob) bool {
+	n, ok := s.disk.BlobSize(b.Digest)
+	return ok && n == b.Size
 }
 
 // openStream opens the uncompressed tar of a layer for reading once, from a blob. Damaged bytes show as a
@@ -96,7 +102,7 @@ func (s *Store) Compressed(ctx context.Context, c *Chain, mediaType string) (Blo
 		return Blob{}, err
 	}
 	for _, b := range blobs {
-		if _, here := s.disk.BlobSize(b.Digest); len(b.Origins) > 0 || b.MediaType == mediaType && here {
+		if len(b.Origins) > 0 || b.MediaType == mediaType && s.hasBlob(b) {
 			return b, nil
 		}
 	}

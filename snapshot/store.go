@@ -114,8 +114,7 @@ func (s *Store) hasLayer(c *Chain) bool {
 		return false
 	}
 	return slices.ContainsFunc(blobs, func(b Blob) bool {
-		n, ok := s.disk.BlobSize(b.Digest)
-		return ok && n == b.Size || len(b.Origins) > 0
+		return s.hasBlob(b) || len(b.Origins) > 0
 	})
 }
 

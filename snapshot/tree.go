@@ -252,7 +252,10 @@ func (s *Store) openFile(e Entry) (io.ReadCloser, error) {
 	f, err := s.disk.OpenBlob(e.from.Layer)
 	if err == nil && e.Offset >= 0 {
 		body := io.NewSectionReader(f, e.Offset, e.Size)
-		return &checkedFile{r: body, c: f, h: sha256.New(), s: s, e: e}, nil
+		damaged := func() error {
+			return s.diagnose(e.from.Layer, fmt.Errorf("layer %s: %s: its bytes have another digest", e.from.Layer, e.Path))
+		}
+		return &checkedFile{r: body, c: f, h: sha256.New(), want: e.Digest, damaged: damaged}, nil
 	}
 	if err == nil {
 		f.Close()
@@ -271,32 +274,27 @@ func (s *Store) openFile(e Entry) (io.ReadCloser, error) {
 	if f, err = root.OpenFile(e.Path); err != nil {
 		return nil, err
 	}
-	return &checkedFile{r: f, c: f, h: sha256.New(), s: s, e: e}, nil
+	damaged := func() error { return s.dropTree(e.from, dir) }
+	return &checkedFile{r: f, c: f, h: sha256.New(), want: e.Digest, damaged: damaged}, nil
 }
 
 // A checkedFile reports content that is not what its entry says in place of io.EOF.
 type checkedFile struct {
-	r io.Reader
-	c io.Closer
-	h hash.Hash
-	s *Store
-	e Entry
+	r    io.Reader
+	c    io.Closer
+	h    hash.Hash
+	want digest.Digest
+	// damaged removes the form of the layer that the bytes came from, and no other: it may be the last sound one.
+	damaged func() error
 }
 
 func (f *checkedFile) Read(p []byte) (int, error) {
 	n, err := f.r.Read(p)
 	f.h.Write(p[:n])
-	if err == io.EOF && !bytes.Equal(f.h.Sum(nil), f.e.Digest[:]) {
+	if err == io.EOF && !bytes.Equal(f.h.Sum(nil), f.want[:]) {
 		err = f.damaged()
 	}
 	return n, err
-}
-
-func (f *checkedFile) damaged() error {
-	if dir, ok := f.s.treePath(f.e.from); ok {
-		return f.s.dropTree(f.e.from, dir)
-	}
-	return f.s.diagnose(f.e.from.Layer, fmt.Errorf("layer %s: %s: its bytes have another digest", f.e.from.Layer, f.e.Path))
 }
 
 func (f *checkedFile) Close() error { return f.c.Close() }

@@ -107,6 +107,9 @@ func (v *View) present(t part, e *Entry, parts []part) (Entry, bool) {
 		return out, true
 	}
 	target := t.get(e.Link)
+	for n := 0; n < maxLinks && target != nil && target.Type == Hardlink; n++ { // a link to a link
+		target = t.get(target.Link)
+	}
 	if target == nil || target.Type == Hardlink {
 		var ok bool
 		if out, ok = v.lookup(e.Link, parts[1:]); !ok {

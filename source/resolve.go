@@ -59,15 +59,27 @@ func (m *Images) Resolve(ctx context.Context, ref string, p ocispec.Platform, pu
 	}
 	r, err := m.pull(ctx, named, p)
 	if err != nil {
-		err = m.client.explain(reference.FamiliarString(named), err)
-		var e *ImageError
-		if errors.As(err, &e) && stored != nil && stored.Built {
-			e.Hint = "it was built here, but the store has lost some of it: build it again"
-		}
-		return nil, err
+		return nil, m.explain(named, p, stored, err)
 	}
 	r.Name, r.Stored = named.String(), time.Now().UTC()
 	return r, m.Put(ctx, &r.Image)
+}
+
+// explain says why a registry could not help. stored is what the store has under the name, though not all of it.
+func (m *Images) explain(named reference.Named, p ocispec.Platform, stored *Image, err error) error {
+	ref := reference.FamiliarString(named)
+	err = m.client.explain(ref, err)
+	if !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrUnauthorized) {
+		return err
+	}
+	var e *ImageError
+	if errors.As(err, &e) && stored != nil && stored.Built {
+		return &ImageError{ref, e.Err, "it was built here, but the store has lost some of it: build it again"}
+	}
+	if other, ok, _ := m.Get(ref, ocispec.Platform{}); ok && stored == nil && other.Built {
+		return m.client.explain(ref, platformError(p, []string{platforms.Format(other.Platform)}))
+	}
+	return err
 }
 
 // Load returns the image of a record, or nil when the store does not have all of it any more.

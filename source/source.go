@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 
 	"github.com/seed0570efb0/build/internal/digest"
 	"github.com/seed0570efb0/build/snapshot"
@@ -32,6 +33,8 @@ var (
 	ErrNotFound     = errors.New("not found in the registry")
 	ErrUnauthorized = errors.New("the registry refuses access")
 	ErrPlatform     = errors.New("no match for platform in manifest")
+
+	errCut = errors.New("the registry cut the connection")
 )
 
 // An origin is a place that has manifests and blobs: a repository of a registry, or an OCI layout.
@@ -95,7 +98,7 @@ func (c *Client) Fetch(ctx context.Context, b snapshot.Blob) (io.ReadCloser, err
 			}
 		}
 		if first == nil {
-			first = c.explain(name, err)
+			first = c.explainBlob(name, err)
 		}
 		if ctx.Err() != nil {
 			break
@@ -105,6 +108,17 @@ func (c *Client) Fetch(ctx context.Context, b snapshot.Blob) (io.ReadCloser, err
 		first = fmt.Errorf("blob %s: %w", b.Digest, snapshot.ErrUnavailable)
 	}
 	return nil, first
+}
+
+// explainBlob explains why a layer could not be had from where it once was.
+func (c *Client) explainBlob(name string, err error) error {
+	err = c.explain(name, err)
+	var e *ImageError
+	if errors.As(err, &e) && (errors.Is(err, ErrNotFound) || errors.Is(err, fs.ErrNotExist)) {
+		e.Err = fmt.Errorf("it has lost a layer of the image: %w", e.Err)
+		e.Hint = "ask for the image again with --pull"
+	}
+	return err
 }
 
 // origin returns the origin that Blob.Origins calls name.

@@ -50,7 +50,7 @@ func isCut(err error) bool {
 
 // newTransport returns the transport under all authentication.
 func newTransport() http.RoundTripper {
-	return resuming{&http.Transport{
+	return resuming{guarded{&http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
 		ForceAttemptHTTP2:     true,
@@ -62,7 +62,18 @@ func newTransport() http.RoundTripper {
 		ResponseHeaderTimeout: 5 * time.Minute,
 		// Layers are compressed already, and offsets must be those of the bytes that are sent.
 		DisableCompression: true,
-	}}
+	}}}
+}
+
+// guarded is a transport that speaks plain HTTP to this machine only. The library would try it with private
+// addresses too, where anyone on the way could then have the credentials.
+type guarded struct{ inner http.RoundTripper }
+
+func (t guarded) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.URL.Scheme != "https" && !isLoopback(req.URL.Hostname()) {
+		return nil, fmt.Errorf("%s is not spoken to without TLS: it is not this machine", req.URL.Host)
+	}
+	return t.inner.RoundTrip(req)
 }
 
 // withRetries adds tries to t for the requests we make ourselves; the library adds them to its own.
@@ -98,7 +109,7 @@ func (b *resumed) Read(p []byte) (int, error) {
 		if n > 0 && err != nil && err != io.EOF {
 			return n, nil // the next call meets the error again
 		}
-		if err == nil || err == io.EOF || !isCut(err) || b.wait.Steps <= 1 {
+		if err == nil || err == io.EOF || b.req.Context().Err() != nil || b.wait.Steps <= 1 {
 			return n, err
 		}
 		body, again := b.reopen()
@@ -155,5 +166,10 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 
 func isInner(host string) bool {
 	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && (ip.IsLoopback() || ip.IsLinkLocalUnicast() || ip.IsUnspecified())
+	return isLoopback(host) || ip != nil && (ip.IsLinkLocalUnicast() || ip.IsUnspecified())
+}
+
+func isLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || strings.HasSuffix(host, ".localhost") || ip != nil && ip.IsLoopback()
 }

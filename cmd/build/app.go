@@ -134,17 +134,27 @@ func pulls(d *progress.Display) func(b snapshot.Blob, done int64) {
 }
 
 // retryDamaged calls f again when it met something in the store that is damaged: what is damaged has been
-// removed, and doing the work again makes it new.
+// removed, and doing the work again makes it new. What is damaged a second time will stay so.
 func (a *app) retryDamaged(f func() error) error {
-	var err error
-	for range 3 {
+	seen := map[string]bool{}
+	for {
+		err := f()
 		var damaged *cache.DamagedError
-		if err = f(); !errors.As(err, &damaged) {
-			break
+		if !errors.As(err, &damaged) || seen[damaged.What] {
+			return err
 		}
-		a.display.Warn(damaged.Error() + "; it is made again")
+		seen[damaged.What] = true
+		a.warn(damaged.What + " is damaged; it is made again")
 	}
-	return err
+}
+
+// warn shows a warning, with the progress when there is any.
+func (a *app) warn(text string) {
+	if a.display != nil {
+		a.display.Warn(text)
+		return
+	}
+	fmt.Fprintf(a.err, "WARNING: %s\n", text)
 }
 
 // buildVersion is set by the linker for releases.
@@ -171,7 +181,7 @@ func (a *app) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		Run: func(c *cobra.Command, _ []string) {
 			fmt.Fprintf(a.stdio.out, "build %s %s %s/%s\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 		},

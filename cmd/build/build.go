@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -71,7 +72,7 @@ func (a *app) buildCommand() *cobra.Command {
 	f.StringVar(&o.iidFile, "iidfile", "", "write the image's ID to this file")
 	f.StringVar(&o.metadataFile, "metadata-file", "", "write digests and names to this file, as JSON")
 	f.StringVar(&o.progress, "progress", envOr("BUILDKIT_PROGRESS", "auto"), "how to show progress: auto, tty, plain or quiet")
-	f.Int64Var(&o.jobs, "jobs", int64(max(runtime.NumCPU(), 4)), "how many steps may run at once")
+	f.Int64Var(&o.jobs, "jobs", int64(max(4*runtime.NumCPU(), 16)), "how many steps may run at once")
 	return c
 }
 
@@ -90,6 +91,8 @@ type plan struct {
 	ignore   []string
 	platform ocispec.Platform
 	args     map[string]string
+	labels   map[string]string
+	hosts    []llb.Host
 	epoch    *time.Time
 	outputs  []exporter.Output
 	index    []*source.StatIndex
@@ -191,6 +194,13 @@ func planFlags(p *plan) error {
 			p.args[k] = v
 		}
 	}
+	var err error
+	if p.labels, err = pairs("--label", p.buildOptions.labels); err != nil {
+		return err
+	}
+	if p.hosts, err = hosts(p.buildOptions.hosts); err != nil {
+		return err
+	}
 	return planEpoch(p)
 }
 
@@ -291,19 +301,13 @@ func readIgnore(p *plan) error {
 func (a *app) lower(ctx context.Context, p *plan) error {
 	opt := lower.Options{
 		Target: p.target, Platform: p.platform, BuildPlatform: platforms.Normalize(platforms.DefaultSpec()),
-		BuildArgs: p.args, Network: llb.Network(p.network), Hostname: p.args["BUILDKIT_SANDBOX_HOSTNAME"],
+		BuildArgs: p.args, Labels: p.labels, Hosts: p.hosts, Epoch: p.epoch, Network: llb.Network(p.network), Hostname: p.args["BUILDKIT_SANDBOX_HOSTNAME"],
 		NoCache: p.noCache, NoCacheFilter: p.noCacheFilter, Ignore: p.ignore,
 		Resolve: func(ctx context.Context, ref string, platform ocispec.Platform) (*lower.Image, error) {
 			return a.resolve(ctx, ref, platform, p.pull)
 		},
 	}
 	var err error
-	if opt.Labels, err = pairs("--label", p.labels); err != nil {
-		return err
-	}
-	if opt.Hosts, err = hosts(p.hosts); err != nil {
-		return err
-	}
 	if opt.NamedContexts, err = a.namedContexts(p); err != nil {
 		return err
 	}
@@ -407,6 +411,9 @@ func hosts(list []string) ([]llb.Host, error) {
 			return nil, usagef("it looks like NAME:IP", "--add-host %q: no NAME:IP", text)
 		}
 		ip := strings.TrimSuffix(strings.TrimPrefix(text[i+1:], "["), "]")
+		if net.ParseIP(ip) == nil {
+			return nil, usagef("it looks like NAME:IP", "--add-host %q: %q is not an IP address", text, ip)
+		}
 		out = append(out, llb.Host{Name: text[:i], IP: ip})
 	}
 	return out, nil

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/seed0570efb0/build/executor/sandbox"
+	"github.com/seed0570efb0/build/internal/digest"
 )
 
 func main() {
@@ -36,6 +37,9 @@ var errInterrupted = errors.New("interrupted")
 
 // run carries out one command line and returns the exit status.
 func run(args []string, std stdio) int {
+	if os.Getenv("BUILD_DEBUG") == "hash" {
+		digest.Trace = std.err
+	}
 	a := &app{stdio: std}
 	ctx, stop := interruptible(context.Background())
 	defer stop()

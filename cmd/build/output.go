@@ -169,8 +169,10 @@ func (a *app) send(ctx context.Context, mode, ref string, out exporter.Output) e
 	if out.Type == exporter.TypeRegistry && (len(out.Names) == 0 || !isName(ref)) {
 		return usagef("give it a name: build -t REGISTRY/NAME:TAG", "%s: only a name says where to push to", ref)
 	}
-	_, err = a.export(ctx, image, out)
-	return err
+	return a.retryDamaged(func() error {
+		_, err := a.export(ctx, image, out)
+		return err
+	})
 }
 
 // isName reports whether ref can be the name of an image, rather than the beginning of an ID.

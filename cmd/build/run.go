@@ -83,8 +83,12 @@ func (a *app) run(ctx context.Context, o *runOptions, ref string, args []string)
 	if spec.Cwd == "" {
 		spec.Cwd = "/"
 	}
-	// Signals are for the process to take: it decides when this ends.
-	status, err := a.executor.Run(context.WithoutCancel(ctx), img.Chain, spec)
+	var status sandbox.Status
+	err = a.retryDamaged(func() (err error) { // which shows before the process starts
+		// Signals are for the process to take: it decides when this ends.
+		status, err = a.executor.Run(context.WithoutCancel(ctx), img.Chain, spec)
+		return err
+	})
 	var exec *sandbox.ExecError
 	if errors.As(err, &exec) {
 		fmt.Fprintf(a.err, "build: %v\n", err)

@@ -183,7 +183,7 @@ func caseOptions(t *testing.T, text string) Options {
 func fakeResolve(_ context.Context, ref string, p ocispec.Platform) (*Image, error) {
 	name, _, _ := strings.Cut(filepath.Base(ref), ":")
 	if name == "missing" {
-		return nil, errors.New("not found")
+		return nil, fmt.Errorf("%s: not found", name)
 	}
 	img := &Image{
 		Ref:    ref + "@" + digest.Of([]byte(ref)).String(),

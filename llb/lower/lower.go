@@ -12,6 +12,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
@@ -56,6 +57,8 @@ type Options struct {
 	Platform, BuildPlatform ocispec.Platform
 	// BuildArgs holds the values of --build-arg. An argument without a value is left out.
 	BuildArgs map[string]string
+	// Epoch, when not nil, is SOURCE_DATE_EPOCH: the time of what WORKDIR makes.
+	Epoch *time.Time
 	// Labels are added to those of LABEL, and win.
 	Labels map[string]string
 	// Hosts, Network and Hostname are what every RUN sees; the zero Network is the default one.
@@ -72,6 +75,7 @@ type Options struct {
 	NamedContexts map[string]Context
 	// Resolve finds an image by its full name. It is called at most once per
 	// name and platform, in parallel, and only for images that the build reaches.
+	// Its errors name the image.
 	Resolve func(ctx context.Context, ref string, p ocispec.Platform) (*Image, error)
 }
 

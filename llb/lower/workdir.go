@@ -26,7 +26,11 @@ func (s *stage) applyWorkdir(c *instructions.WorkdirCommand) error {
 	}
 	mkdir := &llb.Mkdir{Path: s.workdir(), Mode: 0o755}
 	if user := s.image.Config.User; user != "" {
-		mkdir.Owner = &llb.Owner{Text: user, User: true}
+		mkdir.Owner = &llb.Owner{Text: user}
+	}
+	if s.opt.Epoch != nil {
+		seconds := s.opt.Epoch.Unix()
+		mkdir.Time = &seconds
 	}
 	s.step(&llb.File{Actions: []llb.Action{mkdir}}, s.describe(s.lex))
 	return s.record("WORKDIR "+wd, true)

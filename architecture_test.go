@@ -1,0 +1,68 @@
+package build_test
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/seed0570efb0/build/"
+
+// allowed says which packages of this module a package may import, besides internal/digest, which is open to
+// all. It is the package map of docs/architecture.md; an arrow that is not here is a mistake in the design.
+var allowed = map[string][]string{
+	"cmd/build": {"cache", "executor", "executor/sandbox", "exporter", "internal/progress", "internal/userns",
+		"llb", "llb/lower", "parser", "snapshot", "solver", "source"},
+	"parser":               {},
+	"llb":                  {},
+	"llb/lower":            {"llb", "parser"},
+	"solver":               {"cache", "llb"},
+	"cache":                {},
+	"executor":             {"cache", "executor/sandbox", "llb", "snapshot"},
+	"executor/sandbox":     {},
+	"snapshot":             {"cache", "internal/safefs"},
+	"source":               {"cache", "internal/safefs", "snapshot"},
+	"exporter":             {"cache", "internal/safefs", "snapshot", "source"},
+	"internal/digest":      {},
+	"internal/safefs":      {},
+	"internal/userns":      {},
+	"internal/progress":    {"llb"},
+	"internal/testkit":     {},
+	"internal/conformance": {},
+}
+
+func TestImportDirections(t *testing.T) {
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Imports", "./...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p struct {
+			ImportPath string
+			Imports    []string
+		}
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		name, ok := strings.CutPrefix(p.ImportPath, module)
+		if !ok {
+			continue // the module's root holds tests only
+		}
+		may, known := allowed[name]
+		if !known {
+			t.Errorf("package %s is not on the map", name)
+		}
+		for _, imp := range p.Imports {
+			dep, ours := strings.CutPrefix(imp, module)
+			if ours && dep != "internal/digest" && !slices.Contains(may, dep) {
+				t.Errorf("%s may not import %s", name, dep)
+			}
+		}
+	}
+}

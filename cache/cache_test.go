@@ -1,0 +1,274 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/seed0570efb0/build/internal/digest"
+)
+
+func open(t testing.TB) *Store {
+	t.Helper()
+	s, err := Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestIndexDamageIsAMiss(t *testing.T) {
+	s := open(t)
+	key, want := Key(digest.Of([]byte("key"))), digest.Of([]byte("result"))
+	if _, ok, err := s.Lookup(t.Context(), key); ok || err != nil {
+		t.Fatalf("empty index: %v %v", ok, err)
+	}
+	if err := s.Record(t.Context(), key, want); err != nil {
+		t.Fatal(err)
+	}
+	if got, ok, err := s.Lookup(t.Context(), key); got != want || !ok || err != nil {
+		t.Fatalf("%v %v %v", got, ok, err)
+	}
+	whole := encodeEntry(want)
+	for name, data := range map[string][]byte{
+		"empty": {}, "cut": whole[:30], "longer": append([]byte("x"), whole...), "other": []byte("result md5:xyz\n"), "zeros": make([]byte, len(whole)),
+	} {
+		if err := s.WriteFile(key.file(), data); err != nil {
+			t.Fatal(err)
+		}
+		if _, ok, err := s.Lookup(t.Context(), key); ok || err != nil {
+			t.Errorf("%s: %v %v, want a miss", name, ok, err)
+		}
+	}
+}
+
+func FuzzEntry(f *testing.F) {
+	f.Add(encodeEntry(digest.Of(nil)))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if d, ok := decodeEntry(b); ok && string(encodeEntry(d)) != string(b) {
+			t.Errorf("%q is taken for %s", b, d)
+		}
+	})
+}
+
+func TestBlobs(t *testing.T) {
+	s := open(t)
+	w, err := s.NewBlob()
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.WriteString(w, "hello")
+	d, err := w.Commit()
+	if err != nil || d != digest.Of([]byte("hello")) {
+		t.Fatal(d, err)
+	}
+	if n, ok := s.BlobSize(d); n != 5 || !ok {
+		t.Errorf("size %d %v", n, ok)
+	}
+	r, err := s.VerifiedBlob(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := io.ReadAll(r); string(b) != "hello" || err != nil {
+		t.Errorf("%q %v", b, err)
+	}
+	r.Close()
+
+	if err := os.WriteFile(s.Path(blobFile(d)), []byte("hellO"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, err = s.VerifiedBlob(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	var damaged *DamagedError
+	if _, err := io.ReadAll(r); !errors.As(err, &damaged) {
+		t.Errorf("damaged bytes read without an error: %v", err)
+	}
+	if _, ok := s.BlobSize(d); ok {
+		t.Error("a damaged blob is kept")
+	}
+	if _, err := s.ReadBlob(d); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("missing blob: %v", err)
+	}
+}
+
+func TestAbortLeavesNothing(t *testing.T) {
+	s := open(t)
+	w, _ := s.NewBlob()
+	io.WriteString(w, "half")
+	w.Abort()
+	if names, _ := os.ReadDir(s.Path("tmp")); len(names) != 0 {
+		t.Errorf("left in tmp: %v", names)
+	}
+}
+
+func TestOtherLayoutIsRefused(t *testing.T) {
+	s := open(t)
+	if err := s.WriteFile("version", []byte("99\n")); err != nil {
+		t.Fatal(err)
+	}
+	var e *StoreError
+	if _, err := Open(s.Root()); !errors.As(err, &e) || e.Hint == "" {
+		t.Errorf("%v, want an error with a hint", err)
+	}
+}
+
+func TestLockExcludesThreads(t *testing.T) {
+	s := open(t)
+	var wg sync.WaitGroup
+	var inside, n atomic.Int64 // flock(2) orders memory, but the race detector does not know
+	for range 8 {
+		wg.Go(func() {
+			for range 50 {
+				unlock, err := s.Lock(context.Background(), "x")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if inside.Add(1) != 1 {
+					t.Error("two are inside")
+				}
+				n.Add(1)
+				inside.Add(-1)
+				unlock()
+			}
+		})
+	}
+	wg.Wait()
+	if n.Load() != 400 {
+		t.Errorf("%d turns, want 400", n.Load())
+	}
+	if names, _ := os.ReadDir(s.Path("locks")); len(names) != 0 {
+		t.Errorf("%d lock files are left", len(names))
+	}
+}
+
+func TestLockWaitEndsWithContext(t *testing.T) {
+	s := open(t)
+	unlock, err := s.Lock(t.Context(), "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cause := errors.New("enough")
+	cancel(cause)
+	if _, err := s.Lock(ctx, "x"); !errors.Is(err, cause) {
+		t.Errorf("error %v", err)
+	}
+	unlock()
+	again, err := s.Lock(t.Context(), "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	again()
+}
+
+// The lock of a killed process is free at once, and its temporary folder is removed by the next one that cleans.
+func TestDeadProcessHoldsNothing(t *testing.T) {
+	if root := os.Getenv("CACHE_TEST_CHILD"); root != "" {
+		s, err := Open(root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Lock(context.Background(), "x"); err != nil {
+			t.Fatal(err)
+		}
+		dir, err := s.NewTempDir()
+		if err != nil {
+			t.Fatal(err)
+		}
+		os.Stdout.WriteString("ready\n")
+		<-t.Context().Done() // never: it is killed
+		dir.Remove()
+	}
+	s := open(t)
+	child := exec.Command(os.Args[0], "-test.run", "^TestDeadProcessHoldsNothing$")
+	child.Env = append(os.Environ(), "CACHE_TEST_CHILD="+s.Root())
+	out, err := child.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line := make([]byte, 6)
+	if _, err := io.ReadFull(out, line); err != nil || string(line) != "ready\n" {
+		t.Fatalf("%q %v", line, err)
+	}
+	if err := s.CleanTemp(func(fs.FileInfo) bool { return true }); err != nil {
+		t.Fatal(err)
+	}
+	if names, _ := os.ReadDir(s.Path("tmp")); len(names) != 1 {
+		t.Errorf("%d folders in tmp while their process lives, want 1", len(names))
+	}
+	child.Process.Kill()
+	child.Wait()
+	unlock, err := s.Lock(t.Context(), "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock()
+	if err := s.CleanTemp(func(fs.FileInfo) bool { return true }); err != nil {
+		t.Fatal(err)
+	}
+	if names, _ := os.ReadDir(s.Path("tmp")); len(names) != 0 {
+		t.Errorf("left in tmp: %v", names)
+	}
+}
+
+func TestPublishKeepsTheFirst(t *testing.T) {
+	s := open(t)
+	for _, content := range []string{"first", "second"} {
+		d, err := s.NewTempDir()
+		if err != nil {
+			t.Fatal(err)
+		}
+		os.Mkdir(d.Join("tree"), 0o755)
+		os.WriteFile(d.Join("tree/f"), []byte(content), 0o644)
+		if err := s.Publish(d.Join("tree"), "layers/ab/tree"); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Remove(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if b, _ := s.ReadFile("layers/ab/tree/f"); string(b) != "first" {
+		t.Errorf("%q, want what was there first", b)
+	}
+}
+
+func TestRemoveAllOpensClosedFolders(t *testing.T) {
+	dir := t.TempDir() + "/x"
+	os.MkdirAll(dir+"/a/b", 0o755)
+	os.WriteFile(dir+"/a/b/f", nil, 0o644)
+	os.Chmod(dir+"/a/b", 0)
+	os.Chmod(dir+"/a", 0)
+	if err := RemoveAll(dir); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Error("it is still there")
+	}
+}
+
+func BenchmarkLookup(b *testing.B) {
+	s := open(b)
+	key := Key(digest.Of([]byte(strings.Repeat("k", 10))))
+	if err := s.Record(b.Context(), key, digest.Of(nil)); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if _, ok, err := s.Lookup(b.Context(), key); !ok || err != nil {
+			b.Fatal(ok, err)
+		}
+	}
+}

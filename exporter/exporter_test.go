@@ -1,0 +1,682 @@
+package exporter_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/google/go-containerregistry/pkg/v1/validate"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/seed0570efb0/build/cache"
+	"github.com/seed0570efb0/build/exporter"
+	"github.com/seed0570efb0/build/internal/digest"
+	"github.com/seed0570efb0/build/internal/testkit"
+	"github.com/seed0570efb0/build/snapshot"
+	"github.com/seed0570efb0/build/source"
+)
+
+// A world is a store with all that works on it.
+type world struct {
+	*exporter.Exporter
+	images *source.Images
+	stdout bytes.Buffer
+	warned []string
+}
+
+func newWorld(t testing.TB) *world {
+	t.Helper()
+	disk, err := cache.Open(filepath.Join(t.TempDir(), "store"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := source.NewClient("test")
+	layers := snapshot.New(disk, client.Fetch)
+	w := &world{images: source.NewImages(disk, layers, client)}
+	w.Exporter = &exporter.Exporter{Disk: disk, Layers: layers, Tagger: w.images, Pusher: client, Stdout: &w.stdout,
+		Warn: func(s string) { w.warned = append(w.warned, s) }}
+	return w
+}
+
+func baseImage(t testing.TB) v1.Image {
+	return testkit.Image(t, v1.Config{Env: []string{"A=b & c"}, Cmd: []string{"sh"}},
+		testkit.Tar(t, "bin/", "bin/su 4755 0:7 = su\n", "etc/", "etc/gone = x\n", "etc/name 640 1:2 @1000000000 = base\n", "etc/also => etc/name", "tmp/ 1777"),
+		testkit.Tar(t, "etc/", "etc/.wh.gone", "opt/ 700 3:4", "opt/pipe fifo", "opt/z = hard\n", "bin/h => opt/z", "bin/i => bin/h"))
+}
+
+var buildTime = time.Date(2026, 8, 1, 10, 0, 0, 123456789, time.UTC)
+
+// build puts two layers on a base that is a layout, as a build would.
+func (w *world) build(t testing.TB, epoch *time.Time) *exporter.Image {
+	t.Helper()
+	dir := testkit.OCILayout(t, baseImage(t), "latest")
+	base, err := w.images.Resolve(t.Context(), "oci-layout://"+dir, ocispec.Platform{}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain := base.Chain
+	big := strings.Repeat("all work and no play\n", 100_000)
+	for i, files := range [][]snapshot.Entry{
+		{file("app", 0o755, "app\n"), file("app2", 0o644, big), {Path: "link", Type: snapshot.Symlink, Link: "/etc/../app", Mode: 0o777}},
+		{file("etc/name", 0o644, "new\n"), file("zz", 0o4711, "z"), {Path: "zz2", Type: snapshot.Hardlink, Link: "zz"}},
+	} {
+		view, err := w.Layers.View(t.Context(), chain)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := snapshot.NewChanges(view)
+		for _, e := range files {
+			content := e.Link
+			if e.Type == snapshot.Regular {
+				e.Link = ""
+			}
+			if err := c.Put(e, func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(content)), nil }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if chain, err = w.Layers.Commit(t.Context(), chain, c, buildTime.Add(time.Duration(i)*time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	spec := base.Spec
+	spec.Config.Entrypoint = []string{"/app"}
+	spec.History = append(spec.History, ocispec.History{CreatedBy: "one"}, ocispec.History{CreatedBy: "two"}, ocispec.History{CreatedBy: "three", EmptyLayer: true})
+	img, err := exporter.Finish(w.Disk, w.Layers, exporter.Build{Spec: spec, Chain: chain, Base: len(base.Layers)}, epoch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return img
+}
+
+// file returns a regular file; the content is on loan in Link.
+func file(p string, mode uint32, content string) snapshot.Entry {
+	return snapshot.Entry{Path: p, Type: snapshot.Regular, Mode: mode, Size: int64(len(content)), Mtime: 1_700_000_000, Link: content}
+}
+
+func (w *world) export(t testing.TB, img *exporter.Image, output string, names ...string) *exporter.Result {
+	t.Helper()
+	o, err := exporter.ParseOutput(output)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Names = names
+	r, err := w.Export(t.Context(), img, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// files is what the image that build makes holds.
+const files = `0755 0:0 f app 4 sha256:
+0644 0:0 f app2 2100000 sha256:
+0755 0:0 d bin
+0644 0:0 f bin/h 5 sha256:
+0644 0:0 h bin/i -> bin/h
+4755 0:7 f bin/su 3 sha256:
+0755 0:0 d etc
+0640 1:2 f etc/also 5 sha256:
+0644 0:0 f etc/name 4 sha256:
+0777 0:0 l link -> /etc/../app
+0700 3:4 d opt
+0644 0:0 p opt/pipe
+0644 0:0 h opt/z -> bin/h
+1777 0:0 d tmp
+4711 0:0 f zz 1 sha256:
+4711 0:0 h zz2 -> zz
+`
+
+// short takes the digests and the owners, if wanted, out of a listing.
+func short(listing string, owners bool) string {
+	var out []string
+	for _, l := range strings.Split(listing, "\n") {
+		l, _, cut := strings.Cut(l, "sha256:")
+		if cut {
+			l += "sha256:"
+		}
+		if f := strings.SplitN(l, " ", 3); len(f) == 3 && !owners {
+			l = f[0] + " " + f[2]
+		}
+		out = append(out, l)
+	}
+	return strings.Join(out, "\n")
+}
+
+func untar(t testing.TB, path string) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	tr := tar.NewReader(f)
+	for last := ""; ; {
+		h, err := tr.Next()
+		if err == io.EOF {
+			return dir
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h.Name <= last || h.Uid != 0 || h.Uname != "" || h.ModTime.Unix() != 0 {
+			t.Errorf("header %+v after %s", h, last)
+		}
+		last = h.Name
+		p := filepath.Join(dir, h.Name)
+		if h.Typeflag == tar.TypeDir {
+			err = os.Mkdir(p, 0o755)
+		} else {
+			b, _ := io.ReadAll(tr)
+			err = os.WriteFile(p, b, 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// fromLayout returns the one image of an index.
+func fromLayout(t testing.TB, dir string) v1.Image {
+	t.Helper()
+	index, err := layout.ImageIndexFromPath(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := index.IndexManifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := index.Image(m.Manifests[0].Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return img
+}
+
+func valid(t testing.TB, img v1.Image) {
+	t.Helper()
+	if err := validate.Image(img); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestOCI(t *testing.T) {
+	w := newWorld(t)
+	img := w.build(t, nil)
+	dest := filepath.Join(t.TempDir(), "a.tar")
+	r := w.export(t, img, "type=oci,dest="+dest, "app:1", "ghcr.io/me/app")
+	dir := untar(t, dest)
+	got := fromLayout(t, dir)
+	valid(t, got)
+	if d := cmp.Diff(files, short(testkit.ListImage(t, got), true)); d != "" {
+		t.Error(d)
+	}
+
+	var index ocispec.Index
+	readJSON(t, filepath.Join(dir, "index.json"), &index)
+	var names []string
+	for _, m := range index.Manifests {
+		names = append(names, m.Annotations["io.containerd.image.name"]+" "+m.Annotations["org.opencontainers.image.ref.name"])
+		if m.Digest != index.Manifests[0].Digest {
+			t.Error("two names have two digests")
+		}
+	}
+	if d := cmp.Diff([]string{"docker.io/library/app:1 1", "ghcr.io/me/app:latest latest"}, names); d != "" {
+		t.Error(d)
+	}
+
+	manifest, _ := got.Manifest()
+	base, _ := baseImage(t).Manifest()
+	for i, l := range manifest.Layers {
+		if l.MediaType != types.OCILayer {
+			t.Errorf("layer %d: %s", i, l.MediaType)
+		}
+		if i < 2 && l.Digest != base.Layers[i].Digest {
+			t.Errorf("layer %d of the base has another digest: %s", i, l.Digest)
+		}
+	}
+	meta, _ := json.Marshal(r.Metadata())
+	d, _ := got.Digest()
+	id, _ := got.ConfigName()
+	size, _ := got.Size()
+	want := map[string]any{
+		"containerimage.config.digest": id.String(),
+		"containerimage.digest":        d.String(),
+		"containerimage.descriptor":    map[string]any{"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": d.String(), "size": float64(size)},
+		"image.name":                   "docker.io/library/app:1,ghcr.io/me/app:latest",
+	}
+	var gotMeta map[string]any
+	if err := json.Unmarshal(meta, &gotMeta); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(want, gotMeta); d != "" {
+		t.Error(d)
+	}
+}
+
+func readJSON(t testing.TB, path string, v any) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err == nil {
+		err = json.Unmarshal(b, v)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Config, history and times are those of the build.
+func TestConfig(t *testing.T) {
+	w := newWorld(t)
+	img := w.build(t, nil)
+	raw, err := w.Disk.ReadBlob(img.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		`{"architecture":"` + runtime.GOARCH + `","config":{"Env":["A=b \u0026 c"],"Entrypoint":["/app"],"Cmd":["sh"]},"created":"2026-08-01T10:01:00.123456789Z","history":[`,
+		`{"created":"2026-08-01T10:00:00.123456789Z","created_by":"one"},{"created":"2026-08-01T10:01:00.123456789Z","created_by":"two"},{"created":"2026-08-01T10:01:00.123456789Z","created_by":"three","empty_layer":true}],"os":"linux","rootfs":{"type":"layers","diff_ids":["sha256:`,
+	} {
+		if !strings.Contains(string(raw), want) {
+			t.Errorf("config = %s\nwant in it %s", raw, want)
+		}
+	}
+	epoch := time.Unix(1_600_000_000, 0)
+	var spec ocispec.Image
+	if raw, err = w.Disk.ReadBlob(newWorld(t).build(t, &epoch).Config); err == nil {
+		t.Error("the config of another store is here")
+	}
+	img = w.build(t, &epoch)
+	raw, _ = w.Disk.ReadBlob(img.Config)
+	if err := json.Unmarshal(raw, &spec); err != nil {
+		t.Fatal(err)
+	}
+	n := len(spec.History)
+	if !spec.Created.Equal(epoch) || !spec.History[n-1].Created.Equal(epoch) || spec.History[0].Created.Unix() != 0 {
+		t.Errorf("with an epoch: %s", raw)
+	}
+	loaded, err := exporter.Load(w.Disk, w.Layers, img.Config)
+	if err != nil || loaded.Chain != img.Chain || loaded.Config != img.Config {
+		t.Errorf("Load = %+v, %v", loaded, err)
+	}
+}
+
+// An image of nothing is valid too.
+func TestScratch(t *testing.T) {
+	w := newWorld(t)
+	b := exporter.Build{}
+	b.Spec.OS, b.Spec.Architecture = "linux", "amd64"
+	img, err := exporter.Finish(w.Disk, w.Layers, b, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, _ := w.Disk.ReadBlob(img.Config)
+	if want := `{"architecture":"amd64","config":{},"history":[],"os":"linux","rootfs":{"type":"layers","diff_ids":[]}}`; string(raw) != want {
+		t.Errorf("config = %s", raw)
+	}
+	dest := filepath.Join(t.TempDir(), "a.tar")
+	r := w.export(t, img, "type=oci,dest="+dest)
+	valid(t, fromLayout(t, untar(t, dest)))
+	if _, ok := r.Metadata()["image.name"]; ok {
+		t.Error("a name out of nowhere")
+	}
+	w.export(t, img, "-")
+	if got := testkit.ListTar(t, &w.stdout); got != "" {
+		t.Errorf("files = %s", got)
+	}
+	if _, err := exporter.Finish(w.Disk, w.Layers, exporter.Build{}, nil); err == nil {
+		t.Error("an image without a platform")
+	}
+}
+
+func TestDocker(t *testing.T) {
+	w := newWorld(t)
+	img := w.build(t, nil)
+	for _, compression := range []string{"gzip", "uncompressed"} {
+		dest := filepath.Join(t.TempDir(), "a.tar")
+		w.export(t, img, "type=docker,dest="+dest+",compression="+compression, "app:1", "me/app:2")
+		dir := untar(t, dest)
+		inLayout := fromLayout(t, dir)
+		var m []struct {
+			Config   string
+			RepoTags []string
+			Layers   []string
+		}
+		readJSON(t, filepath.Join(dir, "manifest.json"), &m)
+		if len(m) != 1 || m[0].Config != "blobs/sha256/"+img.Config.Hex() || len(m[0].Layers) != 4 || !cmp.Equal(m[0].RepoTags, []string{"app:1", "me/app:2"}) {
+			t.Errorf("manifest.json = %+v", m)
+		}
+		tag, _ := name.NewTag("me/app:2")
+		got, err := tarball.ImageFromPath(dest, &tag)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(files, short(testkit.ListImage(t, got), true)); d != "" {
+			t.Error(d)
+		}
+		if compression == "gzip" { // what the library validates must be
+			valid(t, got)
+			valid(t, inLayout)
+		}
+	}
+}
+
+// Bytes depend on the image alone, whatever the store and the compression.
+func TestDeterministic(t *testing.T) {
+	for _, output := range []string{"type=oci", "type=oci,compression=uncompressed", "type=oci,compression=zstd", "type=docker,dest=-", "type=tar"} {
+		var first []byte
+		for range 2 {
+			w := newWorld(t)
+			w.export(t, w.build(t, nil), output, "app:1")
+			if first == nil {
+				first = bytes.Clone(w.stdout.Bytes())
+			} else if !bytes.Equal(first, w.stdout.Bytes()) {
+				t.Errorf("%s: two stores give different bytes", output)
+			}
+		}
+	}
+}
+
+func TestTarAndLocal(t *testing.T) {
+	w := newWorld(t)
+	img := w.build(t, nil)
+	w.export(t, img, "-")
+	archive := bytes.Clone(w.stdout.Bytes())
+	if d := cmp.Diff(files, short(testkit.ListTar(t, bytes.NewReader(archive)), true)); d != "" {
+		t.Error(d)
+	}
+	last := ""
+	for tr := tar.NewReader(bytes.NewReader(archive)); ; {
+		h, err := tr.Next()
+		if err != nil {
+			break
+		}
+		if h.Name <= last {
+			t.Errorf("%s after %s", h.Name, last)
+		}
+		last = h.Name
+	}
+
+	dest := filepath.Join(t.TempDir(), "new", "out")
+	for range 2 { // into a new folder, and over itself
+		w.export(t, img, dest)
+		if d := cmp.Diff(short(files, false), short(testkit.ListDir(t, dest), false)); d != "" {
+			t.Error(d)
+		}
+	}
+	var st syscall.Stat_t
+	if err := syscall.Lstat(filepath.Join(dest, "opt"), &st); err != nil || int(st.Uid) != os.Getuid() {
+		t.Errorf("owner %d, %v", st.Uid, err)
+	}
+	fi, err := os.Stat(filepath.Join(dest, "app"))
+	if err != nil || fi.ModTime().Unix() != 1_700_000_000 {
+		t.Errorf("time %v, %v", fi.ModTime(), err)
+	}
+}
+
+func TestEpochOfFiles(t *testing.T) {
+	w := newWorld(t)
+	epoch := time.Unix(1_600_000_000, 0)
+	img := w.build(t, &epoch)
+	w.export(t, img, "-")
+	tr := tar.NewReader(&w.stdout)
+	for {
+		h, err := tr.Next()
+		if err == io.EOF {
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !h.ModTime.Equal(epoch) {
+			t.Errorf("%s: %v", h.Name, h.ModTime)
+		}
+	}
+}
+
+// What the folder has is kept or replaced; no link in it leads out.
+func TestLocalExisting(t *testing.T) {
+	w := newWorld(t)
+	img := w.build(t, nil)
+	outside, dest := t.TempDir(), t.TempDir()
+	testkit.Tree(t, outside, "name = host\n", "victim = host\n", "dir/")
+	testkit.Tree(t, dest,
+		"mine = keep\n", "opt/mine = keep\n", // stays
+		"bin = a file\n",  // a directory is to be here
+		"app/sub/x = x\n", // a file is to be here
+		"link/ 500",       // a link is to be here
+		"tmp/ 000",
+		"etc -> "+outside,
+		"app2 -> "+outside+"/victim",
+		"zz => mine", // must not write through the other name
+	)
+	w.export(t, img, dest)
+	if got := testkit.ListDir(t, outside); strings.Count(got, "\n") != 3 || !strings.Contains(got, "f victim 5 ") || !strings.Contains(got, "f name 5 ") {
+		t.Errorf("outside:\n%s", got)
+	}
+	got := short(testkit.ListDir(t, dest), false)
+	got = strings.Replace(got, "0644 f mine 5 sha256:\n", "", 1)
+	got = strings.Replace(got, "0644 f opt/mine 5 sha256:\n", "", 1)
+	if d := cmp.Diff(short(files, false), got); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestLocalDevice(t *testing.T) {
+	w := newWorld(t)
+	base := testkit.Image(t, v1.Config{}, deviceTar(t))
+	r, err := w.images.Resolve(t.Context(), "oci-layout://"+testkit.OCILayout(t, base, "latest"), ocispec.Platform{}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := exporter.Load(w.Disk, w.Layers, r.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dest := t.TempDir()
+	w.export(t, img, dest)
+	if got := testkit.ListDir(t, dest); got != "" || len(w.warned) != 1 || !strings.Contains(w.warned[0], "null: a device") {
+		t.Errorf("files %q, warnings %q", got, w.warned)
+	}
+	w.export(t, img, "-")
+	if got := testkit.ListTar(t, &w.stdout); !strings.Contains(got, "c null 1,3") {
+		t.Errorf("tar: %s", got)
+	}
+}
+
+func deviceTar(t *testing.T) []byte {
+	var b bytes.Buffer
+	tw := tar.NewWriter(&b)
+	if err := tw.WriteHeader(&tar.Header{Name: "null", Typeflag: tar.TypeChar, Mode: 0o666, Devmajor: 1, Devminor: 3}); err != nil {
+		t.Fatal(err)
+	}
+	tw.Close()
+	return b.Bytes()
+}
+
+// An export that fails leaves the file that was there before, and nothing else.
+func TestNoHalfFiles(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		harm func(t *testing.T, w *world, img *exporter.Image) context.Context
+		want string
+	}{
+		{"damaged layer", func(t *testing.T, w *world, img *exporter.Image) context.Context {
+			chain, err := w.Layers.Chain(img.Chain)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, err := w.Layers.Compressed(t.Context(), chain, snapshot.MediaTypeTarGzip)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, d := range []digest.Digest{b.Digest, chain.Layer} { // the form in archives, and the one that files are read from
+				flip(t, w.Disk, d)
+			}
+			return t.Context()
+		}, "damaged"},
+		{"cancelled", func(t *testing.T, w *world, img *exporter.Image) context.Context {
+			ctx, cancel := context.WithCancelCause(t.Context())
+			cancel(errors.New("enough"))
+			return ctx
+		}, "enough"},
+	} {
+		for _, output := range []string{"oci", "docker", "tar"} {
+			w := newWorld(t)
+			img := w.build(t, nil)
+			ctx := c.harm(t, w, img)
+			dir := t.TempDir()
+			dest := filepath.Join(dir, "a.tar")
+			testkit.Tree(t, dir, "a.tar = before\n")
+			o, err := exporter.ParseOutput("type=" + output + ",dest=" + dest)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.Export(ctx, img, o); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%s, %s: error = %v", c.name, output, err)
+			}
+			if got := testkit.ListDir(t, dir); !strings.Contains(got, "f a.tar 7 ") || strings.Count(got, "\n") != 1 {
+				t.Errorf("%s, %s: %s", c.name, output, got)
+			}
+		}
+	}
+}
+
+// flip changes a byte of a blob: of a file, if it can be seen.
+func flip(t *testing.T, disk *cache.Store, d digest.Digest) {
+	t.Helper()
+	h := d.Hex()
+	p := disk.Path(filepath.Join("blobs", "sha256", h[:2], h[2:]))
+	b, err := os.ReadFile(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := bytes.Index(b, []byte("new\n"))
+	if i < 0 {
+		i = len(b) / 2
+	}
+	b[i] ^= 1
+	if err := os.WriteFile(p, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestFullDisk(t *testing.T) {
+	w := newWorld(t)
+	img := w.build(t, nil)
+	for _, output := range []string{"type=oci,dest=/dev/full", "type=tar,dest=/dev/full"} {
+		o, err := exporter.ParseOutput(output)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Export(t.Context(), img, o); !errors.Is(err, syscall.ENOSPC) {
+			t.Errorf("%s: %v", output, err)
+		}
+	}
+	if fi, err := os.Stat("/dev/full"); err != nil || fi.Mode().IsRegular() {
+		t.Fatal("/dev/full was replaced")
+	}
+	o := exporter.Output{Type: exporter.TypeTar, Dest: filepath.Join(t.TempDir(), "no", "a.tar")}
+	if _, err := w.Export(t.Context(), img, o); err == nil || !strings.Contains(err.Error(), "no/a.tar: no such file") {
+		t.Errorf("missing folder: %v", err)
+	}
+}
+
+// The store has the image under its names, or under its ID.
+func TestStore(t *testing.T) {
+	w := newWorld(t)
+	img := w.build(t, nil)
+	w.export(t, img, "type=image", "app:1", "app:2")
+	for _, n := range []string{"app:1", "docker.io/library/app:2", img.Config.Short()} {
+		if got, err := w.images.Find(n); err != nil || got.Config != img.Config || !got.Built || len(got.Layers) != 4 {
+			t.Errorf("Find(%s) = %+v, %v", n, got, err)
+		}
+	}
+	r, err := w.images.Resolve(t.Context(), "app:1", ocispec.Platform{}, false)
+	if err != nil || r.Chain != img.Chain || r.Pinned() != "" {
+		t.Errorf("Resolve = %+v, %v", r, err)
+	}
+	epoch := time.Unix(0, 0)
+	nameless := w.build(t, &epoch)
+	w.export(t, nameless, "type=image")
+	if got, err := w.images.Find(nameless.Config.Hex()); err != nil || got.Name != "" {
+		t.Errorf("Find by ID = %+v, %v", got, err)
+	}
+}
+
+// What is pushed comes back, to another store and to another program.
+func TestPushPull(t *testing.T) {
+	t.Setenv("HOME", t.TempDir())
+	t.Setenv("DOCKER_CONFIG", t.TempDir())
+	host := testkit.Registry(t)
+	w := newWorld(t)
+	img := w.build(t, nil)
+	r := w.export(t, img, "type=registry", host+"/app:1", host+"/app:2")
+	if len(w.stdout.Bytes()) != 0 || r.Manifest == nil {
+		t.Errorf("result = %+v", r)
+	}
+	for _, tag := range []string{":1", ":2", "@" + string(r.Manifest.Digest)} {
+		got, err := newWorld(t).images.Resolve(t.Context(), host+"/app"+tag, ocispec.Platform{}, false)
+		if err != nil || got.Config != img.Config || got.Chain != img.Chain || got.Manifest.String() != string(r.Manifest.Digest) {
+			t.Errorf("%s: %+v, %v", tag, got, err)
+		}
+	}
+	ref, _ := name.ParseReference(host+"/app:1", name.Insecure)
+	back, err := remote.Image(ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	valid(t, back)
+	if d := cmp.Diff(files, short(testkit.ListImage(t, back), true)); d != "" {
+		t.Error(d)
+	}
+	if _, err := w.Export(t.Context(), img, exporter.Output{Type: exporter.TypeRegistry}); err == nil || !strings.Contains(err.Error(), "-t") {
+		t.Errorf("push without a name: %v", err)
+	}
+}
+
+// A base layer that its registry has is neither downloaded nor sent.
+func TestPushLeavesBase(t *testing.T) {
+	t.Setenv("HOME", t.TempDir())
+	t.Setenv("DOCKER_CONFIG", t.TempDir())
+	var rec testkit.Recorder
+	host := testkit.Registry(t, rec.Record)
+	ref := testkit.PushImage(t, host, "base:1", baseImage(t))
+	w := newWorld(t)
+	base, err := w.images.Resolve(t.Context(), ref, ocispec.Platform{}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := base.Spec
+	spec.Config.Cmd = []string{"other"}
+	img, err := exporter.Finish(w.Disk, w.Layers, exporter.Build{Spec: spec, Chain: base.Chain, Base: 2}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec.Reset()
+	w.export(t, img, "type=registry", host+"/app:1")
+	if n := rec.Count("GET /v2/base/blobs/"); n != 0 {
+		t.Errorf("%d layers were downloaded", n)
+	}
+	if n := rec.Count("PATCH"); n != 1 {
+		t.Errorf("%d blobs were sent, want the config: %v", n, rec.Requests())
+	}
+}

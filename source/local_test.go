@@ -1,0 +1,280 @@
+package source
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/tonistiigi/fsutil"
+
+	"github.com/seed0570efb0/build/cache"
+	"github.com/seed0570efb0/build/internal/testkit"
+	"github.com/seed0570efb0/build/snapshot"
+)
+
+// paths returns what is seen of a folder.
+func paths(t testing.TB, dir string, patterns []string) []string {
+	t.Helper()
+	l, err := NewLocal(dir, patterns, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	err = snapshot.Walk(l, ".", func(e snapshot.Entry) (bool, error) {
+		if e.Path != "." {
+			out = append(out, e.Path)
+		}
+		return true, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// oracle returns what BuildKit's client would send of the folder.
+func oracle(t testing.TB, dir string, patterns []string) []string {
+	t.Helper()
+	all, err := fsutil.NewFS(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen, err := fsutil.NewFilterFS(all, &fsutil.FilterOpt{ExcludePatterns: patterns})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	err = seen.Walk(context.Background(), "", func(p string, _ fs.DirEntry, err error) error {
+		out = append(out, p)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+var ignoreTree = []string{
+	"a.log", "a.txt", "d/a.log", "d/b.txt", "d/e/a.log", "d/e/f/g.txt", "keep/a/x", "keep/b/y", "node_modules/p/index.js",
+	"node_modules/q/README.md", "Dockerfile", ".dockerignore", ".git/config", "x@y/z",
+}
+
+var ignorePatterns = [][]string{
+	nil,
+	{"*.log"}, {"**/*.log"}, {"d"}, {"d/"}, {"d/e"}, {"d/*"}, {"*"}, {"**"},
+	{"*", "!keep/a"}, {"*", "!keep"}, {"!keep/a", "*"}, {"keep", "!keep/b/y"}, {"*", "!d/e/f/g.txt"},
+	{"node_modules", "!node_modules/*/README.md"}, {"node_modules", "!**/README.md"},
+	{"**/*.txt", "!d/**"}, {"d", "!d/e", "d/e/f"}, {".*"}, {"[ad]*"}, {"?y"}, {"x@y"}, {"Dockerfile", ".dockerignore"},
+	{"d/**", "!d/**/*.txt"}, {"*", "!**/g.txt"}, {"*", "!*/*/x"},
+}
+
+func TestIgnoreIsBuildKits(t *testing.T) {
+	dir := t.TempDir()
+	for _, p := range ignoreTree {
+		testkit.Tree(t, dir, p+" = x")
+	}
+	for _, patterns := range ignorePatterns {
+		t.Run(fmt.Sprint(patterns), func(t *testing.T) {
+			want, got := oracle(t, dir, patterns), paths(t, dir, patterns)
+			slices.Sort(want)
+			slices.Sort(got)
+			if d := cmp.Diff(want, got); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+}
+
+func FuzzIgnore(f *testing.F) {
+	for _, p := range ignorePatterns {
+		f.Add(strings.Join(p, "\n"))
+	}
+	dir := f.TempDir()
+	for _, p := range ignoreTree {
+		testkit.Tree(f, dir, p+" = x")
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		patterns := strings.Split(text, "\n")
+		if len(patterns) > 8 {
+			return
+		}
+		if _, err := NewLocal(dir, patterns, nil); err != nil {
+			return
+		}
+		l, _ := NewLocal(dir, patterns, nil)
+		if err := snapshot.Walk(l, ".", func(snapshot.Entry) (bool, error) { return true, nil }); err != nil {
+			t.Skip(err)
+		}
+		for _, p := range paths(t, dir, patterns) {
+			if _, err := os.Lstat(filepath.Join(dir, p)); err != nil {
+				t.Errorf("%q is seen and not there", p)
+			}
+		}
+	})
+}
+
+func TestIgnoredFolderIsNotEntered(t *testing.T) {
+	if os.Getuid() == 0 {
+		t.Log("as root a closed folder can be entered: only the result is checked")
+	}
+	dir := t.TempDir()
+	testkit.Tree(t, dir, "open/f = x", "closed/f = x")
+	if err := os.Chmod(filepath.Join(dir, "closed"), 0); err != nil {
+		t.Fatal(err)
+	}
+	defer os.Chmod(filepath.Join(dir, "closed"), 0o755)
+	if d := cmp.Diff([]string{"open", "open/f"}, paths(t, dir, []string{"closed"})); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestLocalEntries(t *testing.T) {
+	dir := t.TempDir()
+	testkit.Tree(t, dir, "f 4751 = hello", "l -> f", "p fifo", "h => f", "d/ 700")
+	l, err := NewLocal(dir, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := l.ReadDir(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, e := range list {
+		got = append(got, fmt.Sprintf("%c %o %d:%d %s %s", e.Type, e.Mode, e.UID, e.GID, e.Path, e.Link))
+	}
+	want := []string{"d 700 0:0 d ", "f 4751 0:0 f ", "f 4751 0:0 h ", "l 777 0:0 l f", "p 644 0:0 p "}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+	if list[1].Inode == "" || list[1].Inode != list[2].Inode {
+		t.Error("two names of one file have different inodes")
+	}
+	if d, err := l.Digest(list[1]); err != nil || d.Short() != "2cf24dba5fb0" {
+		t.Errorf("digest %s %v", d, err)
+	}
+}
+
+func TestFileThatChangesIsAnError(t *testing.T) {
+	dir := t.TempDir()
+	name := filepath.Join(dir, "f")
+	testkit.Tree(t, dir, "f = hello")
+	l, err := NewLocal(dir, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, _, err := l.Lstat("f")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Digest(e); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(name, []byte("world"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	os.Chtimes(name, time.Unix(e.Mtime, 0), time.Unix(e.Mtime, 5))
+	if _, err := l.Open(e); !errors.Is(err, snapshot.ErrChanged) {
+		t.Errorf("Open after a change: %v", err)
+	}
+}
+
+func TestStatIndex(t *testing.T) {
+	disk, err := cache.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	testkit.Tree(t, dir, "f = hello", "g = world")
+	digestOf := func(name string, x *StatIndex) string {
+		l, err := NewLocal(dir, nil, x)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e, _, err := l.Lstat(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := l.Digest(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d.Short()
+	}
+	// Files that are younger than a tick of the coarsest clock are not remembered.
+	x := OpenStatIndex(disk, dir)
+	digestOf("f", x)
+	if len(x.files) != 0 {
+		t.Error("a file of this moment is remembered")
+	}
+	later := func() time.Time { return time.Now().Add(time.Minute) }
+	x.now = later
+	hello := digestOf("f", x)
+	if err := x.Save(); err != nil {
+		t.Fatal(err)
+	}
+	x = OpenStatIndex(disk, dir)
+	if len(x.files) != 1 {
+		t.Fatalf("%d files remembered, want 1", len(x.files))
+	}
+	// That it is used shows when it lies.
+	f := x.files["f"]
+	f.digest[0] ^= 0xff
+	x.files["f"] = f
+	if got := digestOf("f", x); got == hello {
+		t.Error("the index is not used")
+	}
+	// A change of the file shows, although the size stays.
+	if err := os.WriteFile(filepath.Join(dir, "f"), []byte("HELLO"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got := digestOf("f", OpenStatIndex(disk, dir)); got == hello {
+		t.Error("a changed file has its old digest")
+	}
+	if err := disk.WriteFile(x.name, []byte("garbage")); err != nil {
+		t.Fatal(err)
+	}
+	if x := OpenStatIndex(disk, dir); len(x.files) != 0 {
+		t.Error("a damaged index is not empty")
+	}
+}
+
+func FuzzStatIndex(f *testing.F) {
+	f.Add(marshalStatIndex(map[string]indexed{"a/b": {stamp: stamp{1, 2, 3, 4, 5}}}))
+	f.Fuzz(func(t *testing.T, b []byte) { parseStatIndex(b) })
+}
+
+func BenchmarkContextHash(b *testing.B) {
+	dir := b.TempDir()
+	for i := range 2000 {
+		d := filepath.Join(dir, fmt.Sprint(i/50))
+		os.MkdirAll(d, 0o755)
+		if err := os.WriteFile(filepath.Join(d, fmt.Sprint(i)), []byte(strings.Repeat("x", 2000)), 0o644); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for b.Loop() {
+		l, err := NewLocal(dir, nil, nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		err = snapshot.Walk(l, ".", func(e snapshot.Entry) (bool, error) {
+			if e.Type != snapshot.Regular {
+				return true, nil
+			}
+			_, err := l.Digest(e)
+			return true, err
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+}
