@@ -71,33 +71,29 @@ func (c *copier) spool(r io.Reader) ([]snapshot.Entry, *os.File, error) {
 	return entries, f, err
 }
 
-// below is the part of an image that an archive is extracted into, as a root of its own.
-type below struct {
-	*snapshot.Changes
+// A subtree is a folder of a file system, seen as the root of all links in it.
+type subtree struct {
+	of   snapshot.Lstater
 	root string
 }
 
-func (b below) Lstat(p string) (snapshot.Entry, bool, error) {
-	if p == "." {
-		return b.Changes.Lstat(b.root)
-	}
-	return b.Changes.Lstat(join(b.root, p))
-}
+// Lstat implements snapshot.Lstater.
+func (s subtree) Lstat(p string) (snapshot.Entry, bool, error) { return s.of.Lstat(s.path(p)) }
 
-// resolve returns the path in the image of a path in an archive that is extracted into root: links on
-// the way are followed, but not out of root.
-func (c *copier) resolve(root, p string) (string, error) {
-	q, err := snapshot.Resolve(below{c.out, root}, p, false)
-	if q == "." {
-		return root, err
-	}
-	return join(root, q), err
+func (s subtree) path(p string) string { return path.Join(s.root, p) }
+
+// within returns the path in the image of what an archive that is extracted to root calls p. Symbolic
+// links on the way are followed, but none leads out of root: that is as far as an archive reaches.
+func (c *copier) within(root, p string) (string, error) {
+	dir := subtree{c.out, root}
+	to, err := snapshot.Resolve(dir, p, false)
+	return dir.path(to), err
 }
 
 // extract places an entry of an archive below root. What it replaces goes, but for a directory that stays one.
 // Directories that the archive only implies are root's, also with --chown.
 func (c *copier) extract(e snapshot.Entry, root string, tar *os.File) error {
-	to, err := c.resolve(root, e.Path)
+	to, err := c.within(root, e.Path)
 	if err != nil {
 		return err
 	}
@@ -124,7 +120,7 @@ func (c *copier) extract(e snapshot.Entry, root string, tar *os.File) error {
 // extractLink places a hard link. A link to a file that the image had before becomes a copy of it, since a
 // layer cannot name files of another one.
 func (c *copier) extractLink(e snapshot.Entry, root, to string) error {
-	link, err := c.resolve(root, e.Link)
+	link, err := c.within(root, e.Link)
 	if err != nil {
 		return err
 	}
