@@ -48,7 +48,11 @@ func run(args []string, std stdio) int {
 	root.SetIn(std.in)
 	root.SetOut(std.out)
 	root.SetErr(std.err)
-	return a.exit(root.ExecuteContext(ctx))
+	err := root.ExecuteContext(ctx)
+	if err != nil && errors.Is(context.Cause(ctx), errInterrupted) && !errors.As(err, new(statusError)) {
+		err = errInterrupted // whatever failed after the interrupt failed because of it
+	}
+	return a.exit(err)
 }
 
 // interruptible returns a context that the first SIGINT, SIGTERM or SIGHUP ends. After it they have their
