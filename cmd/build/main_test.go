@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -26,6 +27,10 @@ import (
 // -race or -cover that is what they run.
 func TestMain(m *testing.M) {
 	sandbox.Main()
+	// Scripts wait for other processes more than they work. The command line still wins.
+	if f := flag.Lookup("test.parallel"); f != nil {
+		f.Value.Set("4")
+	}
 	testscript.Main(m, map[string]func(){
 		mainVerb:    main,
 		"exits":     exits,

@@ -9,12 +9,12 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
 
 	"github.com/seed0570efb0/build/internal/testkit"
 	"github.com/seed0570efb0/build/internal/userns"
@@ -75,8 +75,8 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"tree":         makeTree,
 	"layout":       makeLayout,
 	"flip":         flip,
-	"umask":        umask,
 	"list":         list,
+	"signal":       sendSignal,
 }
 
 // nothingLeft checks that the builds of a script left no process, no mount and no temporary file. What is killed
@@ -178,17 +178,6 @@ func damage(file string, cut bool) error {
 	return err
 }
 
-// umask is "umask MASK FILE...": it takes permissions from files, as a checkout under that mask has it.
-func umask(ts *testscript.TestScript, neg bool, args []string) {
-	mask, err := strconv.ParseUint(args[0], 8, 9)
-	ts.Check(err)
-	for _, file := range args[1:] {
-		fi, err := os.Stat(ts.MkAbs(file))
-		ts.Check(err)
-		ts.Check(os.Chmod(ts.MkAbs(file), fi.Mode().Perm()&^os.FileMode(mask)))
-	}
-}
-
 // list is "list FOLDER|ARCHIVE": it prints what is there as testkit lists it.
 func list(ts *testscript.TestScript, neg bool, args []string) {
 	path := ts.MkAbs(args[0])
@@ -202,6 +191,16 @@ func list(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	defer f.Close()
 	fmt.Fprint(ts.Stdout(), testkit.ListTar(tb(ts), f))
+}
+
+// sendSignal is "signal HUP": it sends a signal to the background command that was started last. The
+// command kill of testscript knows INT and KILL only.
+func sendSignal(ts *testscript.TestScript, neg bool, args []string) {
+	cmds := ts.BackgroundCmds()
+	if len(cmds) == 0 || len(args) != 1 {
+		ts.Fatalf("usage: signal NAME, with a command in the background")
+	}
+	ts.Check(cmds[len(cmds)-1].Process.Signal(unix.SignalNum("SIG" + args[0])))
 }
 
 // forwarded returns a channel of the signals that people send.
