@@ -119,9 +119,17 @@ type containers struct{ dir string }
 
 func newContainers(t *testing.T) *containers {
 	t.Helper()
-	c := &containers{tempDir(t)}
-	t.Cleanup(func() { unmountBelow(t, c.dir) })
-	return c
+	dir, err := os.MkdirTemp("", "conf-") // podman's sockets need a short path
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		unmountBelow(t, dir)
+		if err := os.RemoveAll(dir); err != nil {
+			t.Errorf("something is left behind: %v", err)
+		}
+	})
+	return &containers{dir}
 }
 
 func (c *containers) command(program string, args ...string) *exec.Cmd {
