@@ -1,17 +1,16 @@
 package main
 
 import (
+	"bytes"
 	"errors"
-	"flag"
 	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
@@ -203,16 +202,20 @@ func sendSignal(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(cmds[len(cmds)-1].Process.Signal(unix.SignalNum("SIG" + args[0])))
 }
 
-// forwarded returns a channel of the signals that people send.
-func forwarded() <-chan os.Signal {
-	c := make(chan os.Signal, 8)
-	signal.Notify(c, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1)
-	return c
+// eventually waits for something that other processes are about to do.
+func eventually(f func() error) error {
+	var err error
+	for range 400 {
+		if err = f(); err == nil {
+			return nil
+		}
+		time.Sleep(25 * time.Millisecond)
+	}
+	return err
 }
 
-func flagValue(name string) string {
-	if f := flag.Lookup(name); f != nil && f.Value.String() != f.DefValue {
-		return strings.TrimSpace(f.Value.String())
-	}
-	return ""
+// inFolder reports whether a file of /proc names something of the folder.
+func inFolder(file, dir string) bool {
+	b, err := os.ReadFile(file)
+	return err == nil && bytes.Contains(b, []byte(dir))
 }
