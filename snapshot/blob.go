@@ -42,7 +42,11 @@ func (s *Store) Pull(ctx context.Context, b Blob) error {
 	}
 	defer w.Abort()
 	// One byte more than announced is enough to show that an origin sends something else.
-	if _, err := io.Copy(w, io.LimitReader(r, b.Size+1)); err != nil {
+	_, err = io.Copy(w, io.LimitReader(r, b.Size+1))
+	if file := (*fs.PathError)(nil); errors.As(err, &file) { // not the connection: the store, or a layout on disk
+		return fmt.Errorf("blob %s: %w", b.Digest, err)
+	}
+	if err != nil {
 		return fmt.Errorf("download of %s from %s: the connection ended after %d of %d bytes: %w", b.Digest, b.Origins[0], w.Size(), b.Size, err)
 	}
 	switch {

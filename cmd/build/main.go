@@ -8,6 +8,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -110,7 +111,9 @@ func (a *app) command() *cobra.Command {
 	}
 	root.SetVersionTemplate("build {{.Version}}\n")
 	root.PersistentFlags().StringVar(&a.root, "root", "", "folder of the store (default $BUILD_ROOT, else $XDG_DATA_HOME/build, for root /var/lib/build)")
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err: err} })
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return &usageError{err, fmt.Sprintf("%q lists the options", c.CommandPath()+" --help")}
+	})
 	root.AddCommand(a.buildCommand(), a.runCommand(), a.imagesCommand(), a.pushCommand(), a.saveCommand(),
 		a.historyCommand(), a.inspectCommand(), a.versionCommand())
 	return root
