@@ -212,7 +212,7 @@ func (c *copier) entry(e snapshot.Entry, to string) error {
 // dress returns e as it is in the image.
 func (c *copier) dress(e snapshot.Entry, to string) snapshot.Entry {
 	n := e
-	n.Path, n.Inode, n.Opaque = to, "", false
+	n.Path, n.Inode = to, ""
 	if c.owned {
 		n.UID, n.GID = c.uid, c.gid
 	}

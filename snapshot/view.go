@@ -100,6 +100,7 @@ func impliedDir(p string, implied bool) (Entry, bool) {
 func (v *View) present(t part, e *Entry, parts []part) (Entry, bool) {
 	out := *e
 	out.from = t.chain
+	out.Opaque = false // how a layer hides others is nothing of what is seen
 	if e.Type != Hardlink {
 		if t.linked[e.Path] {
 			out.Inode = t.chain.Layer.Hex() + ":" + e.Path
