@@ -32,3 +32,31 @@ func TestAddingToAnOpaqueDirectoryKeepsTheRest(t *testing.T) {
 		}
 	}
 }
+
+// A file that takes the place of one name of a file leaves the others as they are.
+func TestReplacingANameKeepsItsHardLinks(t *testing.T) {
+	for name, lines := range map[string][]string{
+		"by a file":       {"f a old", "h b a", "h c a", "f a new"},
+		"by a directory":  {"f a old", "h b a", "h c a", "d a"},
+		"and its links":   {"f a old", "h b a", "h c b", "f a new"},
+		"with its folder": {"d d", "f d/a old", "h b d/a", "h c d/a", "f d new"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := testStore(t)
+			id := layerOn(t, s, digest.Digest{}, lines...)
+			v, err := s.View(t.Context(), id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, p := range []string{"b", "c"} {
+				if b, _, err := ReadFile(v, p, 100); string(b) != "old" || err != nil {
+					t.Errorf("%s is %q %v, want what it was a link to", p, b, err)
+				}
+			}
+			b, _, _ := v.Lstat("b")
+			if c, _, _ := v.Lstat("c"); b.Inode == "" || b.Inode != c.Inode {
+				t.Errorf("b and c are no longer one file")
+			}
+		})
+	}
+}
