@@ -61,9 +61,23 @@ func (s *Store) hasBlob(b Blob) bool {
 	return ok && n == b.Size
 }
 
-// openStream opens the uncompressed tar of a layer for reading once, and tells the blob it comes from
-// if that has another digest than the layer. Damaged bytes show as a *cache.DamagedError in place of io.EOF.
+// openStream opens the uncompressed tar of a layer for reading once, until ctx ends, and tells the blob it
+// comes from if that has another digest than the layer. The caller must read to io.EOF to know that the bytes are
+// right: damaged ones show as a *cache.DamagedError in its place.
 func (s *Store) openStream(ctx context.Context, layer digest.Digest) (io.ReadCloser, *Blob, error) {
+	r, from, err := s.openForm(ctx, layer)
+	if err != nil {
+		return nil, nil, err
+	}
+	return struct {
+		io.Reader
+		io.Closer
+	}{stoppable{ctx, r}, r}, from, nil
+}
+
+// openForm opens the form of a layer that is the best to read its tar from. A tree comes last: only one that was captured
+// gives the tar again, and such a layer has no blob but those made of it.
+func (s *Store) openForm(ctx context.Context, layer digest.Digest) (io.ReadCloser, *Blob, error) {
 	if r, err := s.disk.VerifiedBlob(layer); !errors.Is(err, fs.ErrNotExist) {
 		return r, nil, err
 	}
@@ -81,19 +95,29 @@ func (s *Store) openStream(ctx context.Context, layer digest.Digest) (io.ReadClo
 			return nil, nil, err
 		}
 		r, err := decompress(raw)
-		return r, &b, err
+		if err != nil {
+			return nil, nil, s.diagnose(ctx, layer, err)
+		}
+		return r, &b, nil
+	}
+	if dir := s.disk.Path(layerFile(layer, "tree")); errors.Is(err, ErrUnavailable) && isDir(dir) {
+		r, err := s.tarFromTree(ctx, layer, dir)
+		return r, nil, err
 	}
 	return nil, nil, err
 }
 
-// OpenTar opens the uncompressed tar of a chain's topmost layer for reading once. Whatever form is here is used;
-// the caller must read to io.EOF to know that the bytes are right.
-func (s *Store) OpenTar(ctx context.Context, c *Chain) (io.ReadCloser, error) {
-	if _, ok := s.disk.BlobSize(c.Layer); !ok && s.hasTree(c) {
-		return s.tarFromTree(c)
+// A stoppable reader ends with the cause of its context, so that what is made of a large file ends, too.
+type stoppable struct {
+	ctx context.Context
+	io.Reader
+}
+
+func (s stoppable) Read(p []byte) (int, error) {
+	if err := context.Cause(s.ctx); err != nil {
+		return 0, err
 	}
-	r, _, err := s.openStream(ctx, c.Layer)
-	return r, err
+	return s.Reader.Read(p)
 }
 
 // Compressed returns the blob of the chain's topmost layer in the given media type, and makes it
@@ -134,7 +158,7 @@ func (s *Store) Compressed(ctx context.Context, c *Chain, mediaType string) (Blo
 }
 
 func (s *Store) compress(ctx context.Context, c *Chain, mediaType string) (Blob, error) {
-	r, err := s.OpenTar(ctx, c)
+	r, _, err := s.openStream(ctx, c.Layer)
 	if err != nil {
 		return Blob{}, err
 	}
@@ -150,7 +174,7 @@ func (s *Store) compress(ctx context.Context, c *Chain, mediaType string) (Blob,
 		return Blob{}, err
 	}
 	if _, err := io.CopyBuffer(z, struct{ io.Reader }{r}, make([]byte, 256<<10)); err != nil {
-		return Blob{}, fmt.Errorf("layer %s: %w", c.Layer, err)
+		return Blob{}, s.diagnose(ctx, c.Layer, fmt.Errorf("layer %s: %w", c.Layer, err))
 	}
 	if err := errors.Join(z.Close(), out.Flush()); err != nil {
 		return Blob{}, err

@@ -177,10 +177,7 @@ func (s *Store) Commit(ctx context.Context, parent digest.Digest, c *Changes, cr
 	defer blob.Abort()
 	w := NewWriter(blob)
 	for _, e := range changes {
-		if err := context.Cause(ctx); err != nil {
-			return digest.Digest{}, err
-		}
-		if err := e.write(w); err != nil {
+		if err := e.write(ctx, w); err != nil {
 			return digest.Digest{}, err
 		}
 	}
@@ -197,7 +194,7 @@ func (s *Store) Commit(ctx context.Context, parent digest.Digest, c *Changes, cr
 	return s.Append(parent, toc.DiffID, toc.Content, created)
 }
 
-func (c *change) write(w *Writer) error {
+func (c *change) write(ctx context.Context, w *Writer) error {
 	if c.Type != Regular {
 		return w.Add(c.Entry, nil)
 	}
@@ -206,5 +203,5 @@ func (c *change) write(w *Writer) error {
 		return err
 	}
 	defer r.Close()
-	return w.Add(c.Entry, r)
+	return w.Add(c.Entry, stoppable{ctx, r})
 }
