@@ -124,37 +124,46 @@ func (s stoppable) Read(p []byte) (int, error) {
 // when it is not known. A layer that came with an image keeps the blob it came with, whatever
 // its compression, so that its digest stays what registries know it by.
 func (s *Store) Compressed(ctx context.Context, c *Chain, mediaType string) (Blob, error) {
-	blobs, err := s.Blobs(c.Layer)
-	if err != nil {
-		return Blob{}, err
+	b, claimed, err := s.exportable(c.Layer, mediaType)
+	if err != nil || !b.Digest.IsZero() {
+		return b, err
 	}
-	var claimed []Blob
-	for _, b := range blobs {
-		switch {
-		case !b.Proved && len(b.Origins) > 0:
-			claimed = append(claimed, b)
-		case len(b.Origins) > 0 || b.MediaType == mediaType && s.hasBlob(b):
-			return b, nil
+	if _, here := s.disk.BlobSize(c.Layer); !here && !s.hasTree(c) {
+		switch len(claimed) {
+		case 0:
+		case 1:
+			return claimed[0], nil // a base that was never needed here: it goes out as it came
+		default:
+			// Images disagree about the layer. Reading it shows who is right.
+			if _, err := s.inflate(ctx, c.Layer); err != nil {
+				return Blob{}, err
+			}
+			return s.Compressed(ctx, c, mediaType)
 		}
-	}
-	_, here := s.disk.BlobSize(c.Layer)
-	here = here || s.hasTree(c)
-	if len(claimed) == 1 && !here {
-		return claimed[0], nil // a base that was never needed here: it goes out as it came
-	}
-	if len(claimed) > 1 && !here {
-		// Images disagree about the layer. Reading it shows who is right.
-		if _, err := s.inflate(ctx, c.Layer); err != nil {
-			return Blob{}, err
-		}
-		return s.Compressed(ctx, c, mediaType)
 	}
 	unlock, err := s.disk.Lock(ctx, "compress/"+c.Layer.Hex())
 	if err != nil {
 		return Blob{}, err
 	}
 	defer unlock()
+	if b, _, err := s.exportable(c.Layer, mediaType); err != nil || !b.Digest.IsZero() {
+		return b, err // another process made it meanwhile
+	}
 	return s.compress(ctx, c, mediaType)
+}
+
+// exportable returns the known blob that a layer is exported as, and the blobs that images claim to be the layer.
+func (s *Store) exportable(layer digest.Digest, mediaType string) (known Blob, claimed []Blob, err error) {
+	blobs, err := s.Blobs(layer)
+	for _, b := range blobs {
+		switch {
+		case !b.Proved && len(b.Origins) > 0:
+			claimed = append(claimed, b)
+		case len(b.Origins) > 0 || b.MediaType == mediaType && s.hasBlob(b):
+			return b, claimed, nil
+		}
+	}
+	return Blob{}, claimed, err
 }
 
 func (s *Store) compress(ctx context.Context, c *Chain, mediaType string) (Blob, error) {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/seed0570efb0/build/cache"
 	"github.com/seed0570efb0/build/internal/digest"
@@ -185,3 +186,39 @@ func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 type once func()
 
 func (f once) Read([]byte) (int, error) { f(); return 0, io.EOF }
+
+// Of two that need a compressed layer at once, one makes it.
+func TestCompressedIsMadeByOne(t *testing.T) {
+	s := testStore(t)
+	id := layerOn(t, s, digest.Digest{}, "f f content")
+	c, _ := s.Chain(id)
+	unlock, err := s.disk.Lock(t.Context(), "compress/"+c.Layer.Hex())
+	if err != nil {
+		t.Fatal(err)
+	}
+	waited := make(chan Blob)
+	go func() {
+		b, err := s.Compressed(t.Context(), c, MediaTypeTarGzip)
+		if err != nil {
+			t.Error(err)
+		}
+		waited <- b
+	}()
+	time.Sleep(50 * time.Millisecond) // so that it waits for the lock
+	want, err := s.compress(t.Context(), c, MediaTypeTarGzip)
+	if err != nil {
+		t.Fatal(err)
+	}
+	blob := s.disk.Path("blobs/sha256/" + want.Digest.Hex()[:2] + "/" + want.Digest.Hex()[2:])
+	before, err := os.Stat(blob)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock()
+	if b := <-waited; b.Digest != want.Digest {
+		t.Errorf("%v, want %v", b.Digest, want.Digest)
+	}
+	if after, err := os.Stat(blob); err != nil || !os.SameFile(before, after) {
+		t.Errorf("it was made again: %v", err)
+	}
+}
