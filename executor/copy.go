@@ -199,7 +199,7 @@ func (c *copier) entry(e snapshot.Entry, to string) error {
 			return c.out.Put(snapshot.Entry{Path: to, Type: snapshot.Hardlink, Link: first, Mode: n.Mode, UID: n.UID, GID: n.GID, Mtime: n.Mtime}, nil)
 		}
 		c.names[e.Inode] = to
-		if n.Digest, err = c.from.Digest(e); err != nil {
+		if n.Digest, err = c.from.Digest(c.ctx, e); err != nil {
 			return err
 		}
 	}

@@ -200,7 +200,7 @@ func (t *TOC) children(dir string, f func(p string, e *Entry)) {
 }
 
 // Digest implements Tree.
-func (v *View) Digest(e Entry) (digest.Digest, error) { return e.Digest, nil }
+func (v *View) Digest(_ context.Context, e Entry) (digest.Digest, error) { return e.Digest, nil }
 
 // Open implements Tree.
 func (v *View) Open(e Entry) (io.ReadCloser, error) {
