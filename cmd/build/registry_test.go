@@ -105,10 +105,22 @@ func down(http.Handler) http.Handler {
 	return http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
 }
 
+// hang is a registry that never answers when it is asked for a blob.
+func hang(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if strings.Contains(req.URL.Path, "/blobs/") {
+			<-req.Context().Done()
+			return
+		}
+		next.ServeHTTP(w, req)
+	})
+}
+
 // registryCommand is the command "registry" of scripts.
 //
-//	registry ok | down | cut | damage | refuse    from now on the registry is well, gone, breaks off blobs,
-//	                                              sends other bytes, lets nobody in
+//	registry ok | down | hang | cut | damage | refuse
+//	                                              from now on the registry is well, gone, silent about blobs, breaks
+//	                                              off blobs, sends other bytes, lets nobody in
 //	registry auth USER PASSWORD                   lets in USER only
 //	registry fail TEXT STATUS                     answers requests that contain TEXT with an HTTP status
 //	registry login USER PASSWORD                  writes the credentials to $DOCKER_CONFIG
@@ -128,6 +140,8 @@ func registryCommand(ts *testscript.TestScript, neg bool, args []string) {
 		r.become(nil)
 	case "down":
 		r.become(down)
+	case "hang":
+		r.become(hang)
 	case "cut":
 		r.become(testkit.CutBlobs(1000))
 	case "damage":
