@@ -183,7 +183,8 @@ type RunSpec struct {
 	Started func(*sandbox.Process)
 }
 
-// Run runs a process on the chain root and returns how it ended. What it changes is thrown away.
+// Run runs a process on the chain root and returns how it ended. What it changes is thrown away. An end of ctx ends
+// the preparations; once the process runs, signals are for it to take, and it decides when this ends.
 func (x *Executor) Run(ctx context.Context, root digest.Digest, r RunSpec) (sandbox.Status, error) {
 	c, err := x.prepare(ctx, root, process{Args: r.Args, Env: r.Env, Cwd: r.Cwd, User: r.User, Hostname: hostnameOf(root)})
 	if err != nil {
@@ -191,7 +192,7 @@ func (x *Executor) Run(ctx context.Context, root digest.Digest, r RunSpec) (sand
 	}
 	defer c.tmp.Remove()
 	c.spec.Terminal = r.Terminal
-	p, err := sandbox.Start(ctx, c.spec, sandbox.Stdio{In: r.Stdin, Out: r.Stdout, Err: r.Stderr})
+	p, err := sandbox.Start(context.WithoutCancel(ctx), c.spec, sandbox.Stdio{In: r.Stdin, Out: r.Stdout, Err: r.Stderr})
 	if err != nil {
 		return sandbox.Status{}, err
 	}
