@@ -203,10 +203,10 @@ func (c *container) mountCache(m *llb.Mount, dir string) error {
 	}
 	kind, err := kindIn(dir, below)
 	if errors.Is(err, fs.ErrNotExist) {
-		err = &NotFoundError{m.Source}
+		err = fmt.Errorf("%q: not found", m.Source)
 	}
 	if err != nil {
-		return fmt.Errorf("cache %s: %w", m.Target, err)
+		return fmt.Errorf("cache on %s: %w", m.Target, err)
 	}
 	return c.mount(sandbox.Mount{Type: sandbox.MountBind, Source: dir, Path: below, Target: m.Target, ReadOnly: m.ReadOnly}, kind)
 }
