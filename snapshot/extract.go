@@ -129,7 +129,11 @@ func (x *extractor) createFile(dir int, name string, content io.Reader) error {
 		return err
 	}
 	f := os.NewFile(uintptr(fd), name)
-	_, err = io.CopyBuffer(struct{ io.Writer }{f}, content, x.buf)
+	if from, ok := content.(*os.File); ok {
+		_, err = f.ReadFrom(from) // the kernel copies, or shares the blocks
+	} else {
+		_, err = io.CopyBuffer(struct{ io.Writer }{f}, content, x.buf)
+	}
 	if e := f.Close(); err == nil {
 		err = e
 	}
