@@ -12,6 +12,7 @@ import (
 	"github.com/seed0570efb0/build/executor/sandbox"
 	"github.com/seed0570efb0/build/internal/digest"
 	"github.com/seed0570efb0/build/llb"
+	"github.com/seed0570efb0/build/snapshot"
 )
 
 // defaultHostname is what BuildKit's steps see.
@@ -48,7 +49,7 @@ func (x *Executor) exec(ctx context.Context, v *llb.Vertex, op *llb.Exec, root d
 	if status.Code != 0 {
 		return digest.Digest{}, &ExitError{op.Args, status}
 	}
-	return x.Layers.CommitTree(root, c.spec.Root.Upper, x.Now())
+	return x.commit(c, root)
 }
 
 // A process is what prepare needs to know of what is to run.
@@ -64,12 +65,16 @@ type process struct {
 type container struct {
 	spec sandbox.Spec
 	tmp  *cache.TempDir
+	flat *snapshot.Flat // the root, when it is no overlay
 }
 
 func (x *Executor) prepare(ctx context.Context, root digest.Digest, p process) (*container, error) {
-	lower, err := x.Layers.Trees(ctx, root)
-	if err != nil {
-		return nil, err
+	var lower []string
+	if x.Root == sandbox.RootOverlay {
+		var err error
+		if lower, err = x.Layers.Trees(ctx, root); err != nil {
+			return nil, err
+		}
 	}
 	view, err := x.Layers.View(ctx, root)
 	if err != nil {
@@ -96,7 +101,11 @@ func (x *Executor) prepare(ctx context.Context, root digest.Digest, p process) (
 	if p.Network == llb.NetworkNone {
 		c.spec.Network = sandbox.NetworkNone
 	}
-	if err := c.files(p); err != nil {
+	err = c.files(p)
+	if err == nil && x.Root != sandbox.RootOverlay {
+		err = x.flatten(ctx, c, root)
+	}
+	if err != nil {
 		tmp.Remove()
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/seed0570efb0/build/cache"
+	"github.com/seed0570efb0/build/executor/sandbox"
 	"github.com/seed0570efb0/build/internal/digest"
 	"github.com/seed0570efb0/build/llb"
 	"github.com/seed0570efb0/build/snapshot"
@@ -22,6 +23,8 @@ type Executor struct {
 	Locals map[string]snapshot.Tree
 	// Log gives the writers for the output of a step.
 	Log func(v *llb.Vertex) (stdout, stderr io.Writer)
+	// Root is how the roots of processes are made.
+	Root sandbox.RootKind
 	// Now tells the time that new layers and directories get.
 	Now func() time.Time
 }

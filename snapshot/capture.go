@@ -44,7 +44,7 @@ type capturer struct {
 	// picked, when not nil, is what is added; gone has those of it that are gone, by directory.
 	picked map[string]pick
 	gone   map[string][]string
-	names map[[2]uint64]string // the first name of files with several
+	names  map[[2]uint64]string // the first name of files with several
 }
 
 // dir adds what is in the directory p, open as f, and closes it. Descriptors lead from

@@ -117,15 +117,20 @@ func hide(root *safefs.Root, p string) error {
 }
 
 // Place puts a regular file at p, as a mount would: what was there does not show, and the file is no part of the
-// layer. Directories on the way are made if missing. No element of p may be a symbolic link.
+// layer. Directories on the way are made if missing; links are followed within the root.
 func (f *Flat) Place(p, content string) error {
+	p, _, err := f.find(p)
+	if err != nil {
+		return err
+	}
 	f.hidden[p] = true
 	return f.extract(&Entry{Path: p, Type: Regular, Mode: 0o644}, content)
 }
 
 // PlaceDir makes p an empty directory, as a mount would. Of all that is done in it nothing is part of the layer; a
-// directory that was not there is, since a mount needs one.
+// directory that was not there is, since a mount needs one. p must not be a symbolic link.
 func (f *Flat) PlaceDir(p string) error {
+	p = Clean(p)
 	root, err := safefs.Open(f.dir)
 	if err != nil {
 		return err
@@ -138,6 +143,39 @@ func (f *Flat) PlaceDir(p string) error {
 	}
 	f.hidden[p] = true
 	return f.extract(&Entry{Path: p, Type: Dir, Mode: 0o755}, "")
+}
+
+// Point makes a file or directory at p for a mount to cover, if there is none.
+func (f *Flat) Point(p string, dir bool) error {
+	p, there, err := f.find(p)
+	if err != nil || there {
+		return err
+	}
+	e := &Entry{Path: p, Type: Regular, Mode: 0o644}
+	if dir {
+		e.Type, e.Mode = Dir, 0o755
+	}
+	return f.extract(e, "")
+}
+
+// find returns where p leads to within the root, and whether something is there.
+func (f *Flat) find(p string) (string, bool, error) {
+	root, err := safefs.Open(f.dir)
+	if err != nil {
+		return "", false, err
+	}
+	defer root.Close()
+	p, err = followLinks(p, func(p string) (string, bool) {
+		to := make([]byte, unix.PathMax)
+		var n int
+		err := root.At("readlink", p, func(dir int, name string) (err error) { n, err = unix.Readlinkat(dir, name, to); return err })
+		return string(to[:max(n, 0)]), err == nil
+	})
+	if err != nil {
+		return "", false, err
+	}
+	_, err = root.Stat(p)
+	return p, err == nil, nil
 }
 
 func (f *Flat) extract(e *Entry, content string) error {

@@ -140,12 +140,12 @@ func TestFlatPlaces(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, err := range []error{f.Place("etc/hosts", "hosts"), f.Place("dir/a", "other"), f.PlaceDir("gone"), f.PlaceDir("proc"), f.Mark()} {
+	for _, err := range []error{f.Place("etc/hosts", "hosts"), f.Place("dir/a", "other"), f.PlaceDir("gone"), f.PlaceDir("proc"), f.Place("/link", "through a link"), f.Point("/p/o/int", true), f.Mark()} {
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	shell(t, dir, `echo x >> etc/hosts; rm dir/a; mkdir proc/1; echo x > proc/1/x; rm -r gone; echo y > etc/y`)
+	shell(t, dir, `echo x >> etc/hosts; rm dir/a; mkdir proc/1; echo x > proc/1/x; rm -r gone; echo y > etc/y; test "$(cat file)" = "through a link"`)
 	id, err := s.CommitFlat(f, epoch)
 	if err != nil {
 		t.Fatal(err)

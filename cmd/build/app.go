@@ -16,6 +16,7 @@ import (
 
 	"github.com/seed0570efb0/build/cache"
 	"github.com/seed0570efb0/build/executor"
+	"github.com/seed0570efb0/build/executor/sandbox"
 	"github.com/seed0570efb0/build/internal/progress"
 	"github.com/seed0570efb0/build/internal/userns"
 	"github.com/seed0570efb0/build/snapshot"
@@ -52,7 +53,7 @@ func (a *app) open() error {
 	a.client = source.NewClient(version())
 	a.layers = snapshot.New(a.disk, a.client.Fetch)
 	a.images = source.NewImages(a.disk, a.layers, a.client)
-	a.executor = &executor.Executor{Layers: a.layers, Disk: a.disk, Locals: map[string]snapshot.Tree{}, Now: time.Now}
+	a.executor = &executor.Executor{Layers: a.layers, Disk: a.disk, Locals: map[string]snapshot.Tree{}, Now: time.Now, Root: sandbox.RootOverlay}
 	return nil
 }
 

@@ -30,6 +30,8 @@ type Process struct {
 	cmd  *exec.Cmd
 	done chan struct{} // closed when the fields below are set and all is gone
 
+	lifeline *os.File // of a chroot: closing it kills all that is in it
+
 	status Status
 	err    error
 }
@@ -65,6 +67,15 @@ func (p *Process) Wait() (Status, error) {
 // handles, and SIGKILL and SIGSTOP.
 func (p *Process) Signal(s os.Signal) error { return p.cmd.Process.Signal(s) }
 
+// kill kills all that is in the sandbox.
+func (p *Process) kill() {
+	if p.lifeline != nil {
+		p.lifeline.Close()
+		return
+	}
+	p.cmd.Process.Kill() // pid 1 of its namespace, so the kernel kills the others
+}
+
 // run is the life of a sandbox. It stays on one thread because the child asked to be
 // killed when the thread that forked it ends.
 func (p *Process) run(ctx context.Context, spec Spec, stdio Stdio, started chan<- error) {
@@ -76,18 +87,20 @@ func (p *Process) run(ctx context.Context, spec Spec, stdio Stdio, started chan<
 		started <- fmt.Errorf("sandbox: %w", err)
 		return
 	}
-	stop := context.AfterFunc(ctx, func() { p.cmd.Process.Kill() })
+	stop := context.AfterFunc(ctx, p.kill)
 	defer stop()
 	err = readReport(report)
 	report.Close()
 	if err != nil {
 		p.cmd.Wait()
+		p.closeLifeline()
 		started <- err
 		return
 	}
 	started <- nil
 	defer close(p.done)
 	p.status, p.err = p.wait(ctx)
+	p.closeLifeline()
 }
 
 // launch starts the child, and returns where it reports what fails before its exec.
@@ -118,11 +131,35 @@ func (p *Process) launch(spec Spec, stdio Stdio) (report *os.File, err error) {
 	cmd.Env = []string{}                     // nil would be ours
 	cmd.ExtraFiles = []*os.File{plan, child} // planFD, reportFD
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: spec.cloneFlags(), Pdeathsig: syscall.SIGKILL}
+	if spec.Chroot {
+		// The supervisor outlives us for as long as it takes to kill what is left.
+		cmd.SysProcAttr.Pdeathsig = 0
+		end, err := p.tie(cmd)
+		if err != nil {
+			return nil, err
+		}
+		defer end.Close()
+	}
 	cmd.Stdout, cmd.Stderr = stdio.Out, stdio.Err
 	if err := attachInput(cmd, stdio.In); err != nil {
 		return nil, err
 	}
 	return report, cmd.Start()
+}
+
+// tie gives cmd, a supervisor, the end of a lifeline.
+func (p *Process) tie(cmd *exec.Cmd) (end *os.File, err error) {
+	if end, p.lifeline, err = os.Pipe(); err != nil {
+		return nil, err
+	}
+	cmd.ExtraFiles = append(cmd.ExtraFiles, end) // lifelineFD
+	return end, nil
+}
+
+func (p *Process) closeLifeline() {
+	if p.lifeline != nil {
+		p.lifeline.Close()
+	}
 }
 
 // attachInput makes in the standard input of cmd. Other than os/exec, the end of cmd does
@@ -164,6 +201,9 @@ func planFile(spec Spec) (*os.File, error) {
 }
 
 func (s *Spec) cloneFlags() uintptr {
+	if s.Chroot {
+		return 0
+	}
 	flags := uintptr(unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP)
 	if s.Network == NetworkNone {
 		flags |= unix.CLONE_NEWNET

@@ -19,7 +19,8 @@ func (s *Spec) becomeUser() error {
 	if err != nil {
 		return err
 	}
-	if err := dropBounding(mask); err != nil {
+	// Without CAP_SETPCAP, which a chroot may lack, no_new_privs alone keeps exec from regaining anything.
+	if err := dropBounding(mask); err != nil && !(s.Chroot && err == unix.EPERM) {
 		return fmt.Errorf("drop capabilities: %w", err)
 	}
 	if err := s.setGroups(); err != nil {
