@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"strings"
 
 	"github.com/distribution/reference"
@@ -78,6 +79,9 @@ func (x *Exporter) Export(ctx context.Context, img *Image, out Output) (*Result,
 	case TypeCacheOnly:
 	default:
 		err = fmt.Errorf("no exporter of type %q", out.Type)
+	}
+	if p := (*fs.PathError)(nil); errors.As(err, &p) && p.Path == out.Dest {
+		err = p.Err // the place is named below
 	}
 	if err != nil {
 		return nil, fmt.Errorf("export to %s: %w", out, err)

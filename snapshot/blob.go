@@ -42,7 +42,11 @@ func (s *Store) Pull(ctx context.Context, b Blob) error {
 	}
 	defer w.Abort()
 	// One byte more than announced is enough to show that an origin sends something else.
-	if _, err := io.Copy(w, io.LimitReader(r, b.Size+1)); err != nil {
+	_, err = io.Copy(w, io.LimitReader(r, b.Size+1))
+	if file := (*fs.PathError)(nil); errors.As(err, &file) { // not the connection: the store, or a layout on disk
+		return fmt.Errorf("blob %s: %w", b.Digest, err)
+	}
+	if err != nil {
 		return fmt.Errorf("download of %s from %s: the connection ended after %d of %d bytes: %w", b.Digest, b.Origins[0], w.Size(), b.Size, err)
 	}
 	switch {
@@ -61,27 +65,29 @@ func (s *Store) hasBlob(b Blob) bool {
 	return ok && n == b.Size
 }
 
-// openStream opens the uncompressed tar of a layer for reading once, from a blob. Damaged bytes show as a
-// *cache.DamagedError in place of io.EOF.
-func (s *Store) openStream(ctx context.Context, layer digest.Digest) (io.ReadCloser, error) {
+// openStream opens the uncompressed tar of a layer for reading once, and tells the blob it comes from
+// if that has another digest than the layer. Damaged bytes show as a *cache.DamagedError in place of io.EOF.
+func (s *Store) openStream(ctx context.Context, layer digest.Digest) (io.ReadCloser, *Blob, error) {
 	if r, err := s.disk.VerifiedBlob(layer); !errors.Is(err, fs.ErrNotExist) {
-		return r, err
+		return r, nil, err
 	}
 	blobs, err := s.Blobs(layer)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	err = fmt.Errorf("layer %s: %w", layer, ErrUnavailable)
 	for _, b := range blobs {
-		if err = s.Pull(ctx, b); err == nil {
-			r, err := s.disk.VerifiedBlob(b.Digest)
-			if err != nil {
-				return nil, err
-			}
-			return decompress(r)
+		if err = s.Pull(ctx, b); err != nil {
+			continue
 		}
+		raw, err := s.disk.VerifiedBlob(b.Digest)
+		if err != nil {
+			return nil, nil, err
+		}
+		r, err := decompress(raw)
+		return r, &b, err
 	}
-	return nil, err
+	return nil, nil, err
 }
 
 // OpenTar opens the uncompressed tar of a chain's topmost layer for reading once. Whatever form is here is used;
@@ -90,7 +96,8 @@ func (s *Store) OpenTar(ctx context.Context, c *Chain) (io.ReadCloser, error) {
 	if _, ok := s.disk.BlobSize(c.Layer); !ok && s.hasTree(c) {
 		return s.tarFromTree(c)
 	}
-	return s.openStream(ctx, c.Layer)
+	r, _, err := s.openStream(ctx, c.Layer)
+	return r, err
 }
 
 // Compressed returns the blob of the chain's topmost layer in the given media type, and makes it
@@ -101,10 +108,26 @@ func (s *Store) Compressed(ctx context.Context, c *Chain, mediaType string) (Blo
 	if err != nil {
 		return Blob{}, err
 	}
+	var claimed []Blob
 	for _, b := range blobs {
-		if len(b.Origins) > 0 || b.MediaType == mediaType && s.hasBlob(b) {
+		switch {
+		case !b.Proved && len(b.Origins) > 0:
+			claimed = append(claimed, b)
+		case len(b.Origins) > 0 || b.MediaType == mediaType && s.hasBlob(b):
 			return b, nil
 		}
+	}
+	_, here := s.disk.BlobSize(c.Layer)
+	here = here || s.hasTree(c)
+	if len(claimed) == 1 && !here {
+		return claimed[0], nil // a base that was never needed here: it goes out as it came
+	}
+	if len(claimed) > 1 && !here {
+		// Images disagree about the layer. Reading it shows who is right.
+		if _, err := s.inflate(ctx, c.Layer); err != nil {
+			return Blob{}, err
+		}
+		return s.Compressed(ctx, c, mediaType)
 	}
 	unlock, err := s.disk.Lock(ctx, "compress/"+c.Layer.Hex())
 	if err != nil {
@@ -140,7 +163,7 @@ func (s *Store) compress(ctx context.Context, c *Chain, mediaType string) (Blob,
 	if err != nil {
 		return Blob{}, err
 	}
-	b := Blob{Digest: d, MediaType: mediaType, Size: w.Size()}
+	b := Blob{Digest: d, MediaType: mediaType, Size: w.Size(), Proved: true}
 	return b, s.AddBlob(ctx, c.Layer, b)
 }
 

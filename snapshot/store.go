@@ -39,6 +39,9 @@ type Blob struct {
 	Size      int64  `json:"size"` // in bytes
 	// Origins are repositories that have the blob, like "docker.io/library/debian".
 	Origins []string `json:"origins,omitempty"`
+	// Proved is set once the bytes were uncompressed and gave the layer. Until then it is
+	// only what an image claims, and images are hostile.
+	Proved bool `json:"proved,omitempty"`
 }
 
 // Media types of layers, by the OCI image specification.
@@ -71,27 +74,37 @@ func (s *Store) Blobs(layer digest.Digest) ([]Blob, error) {
 
 // AddBlob records that b is a form of layer. Origins of the same blob are joined.
 func (s *Store) AddBlob(ctx context.Context, layer digest.Digest, b Blob) error {
+	return s.editBlobs(ctx, layer, func(list []Blob) []Blob {
+		i := slices.IndexFunc(list, func(x Blob) bool { return x.Digest == b.Digest })
+		if i < 0 {
+			return append(list, b)
+		}
+		for _, o := range b.Origins {
+			if !slices.Contains(list[i].Origins, o) {
+				list[i].Origins = append(slices.Clone(list[i].Origins), o)
+			}
+		}
+		list[i].Proved = list[i].Proved || b.Proved
+		return list
+	})
+}
+
+// editBlobs changes the record of a layer's blobs, alone among all processes.
+func (s *Store) editBlobs(ctx context.Context, layer digest.Digest, edit func([]Blob) []Blob) error {
 	unlock, err := s.disk.Lock(ctx, "blobs/"+layer.Hex())
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	list, err := s.Blobs(layer)
+	old, err := s.Blobs(layer)
 	if err != nil {
 		return err
 	}
-	if i := slices.IndexFunc(list, func(x Blob) bool { return x.Digest == b.Digest }); i < 0 {
-		list = append(list, b)
-	} else {
-		n := len(list[i].Origins)
-		for _, o := range b.Origins {
-			if !slices.Contains(list[i].Origins, o) {
-				list[i].Origins = append(list[i].Origins, o)
-			}
-		}
-		if n == len(list[i].Origins) {
-			return nil
-		}
+	list := edit(slices.Clone(old))
+	if slices.EqualFunc(old, list, func(a, b Blob) bool {
+		return a.Digest == b.Digest && a.Proved == b.Proved && slices.Equal(a.Origins, b.Origins)
+	}) {
+		return nil
 	}
 	data, err := json.Marshal(list)
 	if err != nil {
@@ -164,7 +177,7 @@ func (s *Store) inflate(ctx context.Context, layer digest.Digest) (*TOC, error) 
 			return t, nil
 		}
 	}
-	r, err := s.openStream(ctx, layer)
+	r, from, err := s.openStream(ctx, layer)
 	if err != nil {
 		return nil, err
 	}
@@ -178,7 +191,7 @@ func (s *Store) inflate(ctx context.Context, layer digest.Digest) (*TOC, error) 
 	if err != nil {
 		return nil, fmt.Errorf("layer %s: %w", layer, err)
 	}
-	if err := s.checkDiffID(layer, t); err != nil {
+	if err := s.settle(ctx, layer, from, t); err != nil {
 		return nil, err
 	}
 	if _, err := w.Commit(); err != nil {
@@ -187,12 +200,31 @@ func (s *Store) inflate(ctx context.Context, layer digest.Digest) (*TOC, error) 
 	return t, s.writeTOC(t)
 }
 
-// checkDiffID compares what was read with what it was read for.
-func (s *Store) checkDiffID(layer digest.Digest, t *TOC) error {
+// settle compares what a stream gave with the layer it was read for. A blob that gave it is proved;
+// one that did not was never a form of this layer, whatever an image claims.
+func (s *Store) settle(ctx context.Context, layer digest.Digest, from *Blob, t *TOC) error {
 	if t.DiffID == layer {
-		return nil
+		if from == nil || from.Proved {
+			return nil
+		}
+		proved := *from
+		proved.Proved = true
+		return s.AddBlob(ctx, layer, proved)
 	}
-	return fmt.Errorf("layer %s: its uncompressed bytes have the digest %s", layer, t.DiffID)
+	err := fmt.Errorf("layer %s: its uncompressed bytes have the digest %s", layer, t.DiffID)
+	if from == nil {
+		return err
+	}
+	left := 0
+	err = errors.Join(err, s.editBlobs(ctx, layer, func(list []Blob) []Blob {
+		list = slices.DeleteFunc(list, func(b Blob) bool { return b.Digest == from.Digest })
+		left = len(list)
+		return list
+	}))
+	if left > 0 { // another image says better
+		return &cache.DamagedError{What: "layer " + layer.String(), Err: err}
+	}
+	return err
 }
 
 // ErrUnavailable says that a layer is in no form here and has no origin.

@@ -100,7 +100,7 @@ func (s *Store) unpack(ctx context.Context, c *Chain, dir string) (*TOC, error) 
 	if s.hasTree(c) {
 		return nil, nil
 	}
-	r, err := s.openStream(ctx, c.Layer)
+	r, from, err := s.openStream(ctx, c.Layer)
 	if err != nil {
 		return nil, err
 	}
@@ -120,7 +120,7 @@ func (s *Store) unpack(ctx context.Context, c *Chain, dir string) (*TOC, error) 
 	if err != nil {
 		return nil, s.diagnose(c.Layer, fmt.Errorf("layer %s: %w", c.Layer, err))
 	}
-	if err := s.checkDiffID(c.Layer, toc); err != nil {
+	if err := s.settle(ctx, c.Layer, from, toc); err != nil {
 		return nil, err
 	}
 	return toc, s.writeTOC(toc)

@@ -71,7 +71,11 @@ func readBlob(ctx context.Context, o origin, d digest.Digest, size, limit int64)
 	defer r.Close()
 	b, err := io.ReadAll(io.LimitReader(r, size+1))
 	if err != nil {
-		return nil, fmt.Errorf("%s: cut after %d of %d bytes: %w", d, len(b), size, err)
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		// The cause stays a text: this says more than what explain makes of cut connections.
+		return nil, fmt.Errorf("%s: cut after %d of %d bytes: %v", d, len(b), size, err)
 	}
 	if int64(len(b)) < size {
 		return nil, fmt.Errorf("%s: cut after %d of %d bytes", d, len(b), size)

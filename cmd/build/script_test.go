@@ -1,20 +1,19 @@
 package main
 
 import (
+	"bytes"
 	"errors"
-	"flag"
 	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
 
 	"github.com/seed0570efb0/build/internal/testkit"
 	"github.com/seed0570efb0/build/internal/userns"
@@ -71,12 +70,13 @@ func condition(name, disk string) (bool, error) {
 var commands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
 	"registry":     registryCommand,
 	"nothing-left": nothingLeft,
+	"no-process":   noProcessLeft,
 	"tar":          makeTar,
 	"tree":         makeTree,
 	"layout":       makeLayout,
 	"flip":         flip,
-	"umask":        umask,
 	"list":         list,
+	"signal":       sendSignal,
 }
 
 // nothingLeft checks that the builds of a script left no process, no mount and no temporary file. What is killed
@@ -85,17 +85,26 @@ func nothingLeft(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) > 0 {
 		ts.Fatalf("usage: nothing-left")
 	}
-	work := ts.Getenv("WORK")
-	ts.Check(eventually(func() error { return noProcess(work) }))
-	if inFolder("/proc/self/mountinfo", work) {
-		ts.Fatalf("a mount is left below %s", work)
-	}
+	noProcessLeft(ts, false, nil)
 	left, err := os.ReadDir(filepath.Join(ts.Getenv("BUILD_ROOT"), "tmp"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) {
 		ts.Fatalf("%v", err)
 	}
 	for _, e := range left {
 		ts.Fatalf("tmp/%s is left in the store", e.Name())
+	}
+}
+
+// noProcessLeft checks for processes and mounts only. What a killed build wrote stays until the next one, which
+// must not start before it is dead.
+func noProcessLeft(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) > 0 {
+		ts.Fatalf("usage: no-process")
+	}
+	work := ts.Getenv("WORK")
+	ts.Check(eventually(func() error { return noProcess(work) }))
+	if inFolder("/proc/self/mountinfo", work) {
+		ts.Fatalf("a mount is left below %s", work)
 	}
 }
 
@@ -178,17 +187,6 @@ func damage(file string, cut bool) error {
 	return err
 }
 
-// umask is "umask MASK FILE...": it takes permissions from files, as a checkout under that mask has it.
-func umask(ts *testscript.TestScript, neg bool, args []string) {
-	mask, err := strconv.ParseUint(args[0], 8, 9)
-	ts.Check(err)
-	for _, file := range args[1:] {
-		fi, err := os.Stat(ts.MkAbs(file))
-		ts.Check(err)
-		ts.Check(os.Chmod(ts.MkAbs(file), fi.Mode().Perm()&^os.FileMode(mask)))
-	}
-}
-
 // list is "list FOLDER|ARCHIVE": it prints what is there as testkit lists it.
 func list(ts *testscript.TestScript, neg bool, args []string) {
 	path := ts.MkAbs(args[0])
@@ -204,16 +202,30 @@ func list(ts *testscript.TestScript, neg bool, args []string) {
 	fmt.Fprint(ts.Stdout(), testkit.ListTar(tb(ts), f))
 }
 
-// forwarded returns a channel of the signals that people send.
-func forwarded() <-chan os.Signal {
-	c := make(chan os.Signal, 8)
-	signal.Notify(c, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1)
-	return c
+// sendSignal is "signal HUP": it sends a signal to the background command that was started last. The
+// command kill of testscript knows INT and KILL only.
+func sendSignal(ts *testscript.TestScript, neg bool, args []string) {
+	cmds := ts.BackgroundCmds()
+	if len(cmds) == 0 || len(args) != 1 {
+		ts.Fatalf("usage: signal NAME, with a command in the background")
+	}
+	ts.Check(cmds[len(cmds)-1].Process.Signal(unix.SignalNum("SIG" + args[0])))
 }
 
-func flagValue(name string) string {
-	if f := flag.Lookup(name); f != nil && f.Value.String() != f.DefValue {
-		return strings.TrimSpace(f.Value.String())
+// eventually waits for something that other processes are about to do.
+func eventually(f func() error) error {
+	var err error
+	for range 400 {
+		if err = f(); err == nil {
+			return nil
+		}
+		time.Sleep(25 * time.Millisecond)
 	}
-	return ""
+	return err
+}
+
+// inFolder reports whether a file of /proc names something of the folder.
+func inFolder(file, dir string) bool {
+	b, err := os.ReadFile(file)
+	return err == nil && bytes.Contains(b, []byte(dir))
 }

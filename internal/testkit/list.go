@@ -29,6 +29,7 @@ type node struct {
 	detail   string // what a line ends with
 	text     string // the same for people: the content of a small text file in place of its digest
 	modTime  int64  // seconds since 1970; only archives and images tell it
+	xattrs   string // what a line for people has of extended attributes; only archives and images tell them
 }
 
 // A tree maps clean relative paths to nodes. The root itself is not in it.
@@ -118,10 +119,10 @@ func ListImage(t testing.TB, img v1.Image) string {
 	return flattened(t, img).String()
 }
 
-// ShowImage is ListImage for people. Small text files show what is in them, and everything older than the
-// tests shows its time, since that cannot be when it was made:
+// ShowImage is ListImage for people. Small text files show what is in them, files show their extended
+// attributes, and everything older than the tests shows its time, since that cannot be when it was made:
 //
-//	0644 0:0 f answer "42\n"
+//	0644 0:0 f answer "42\n" user.note="x"
 //	0644 0:0 f old "text\n" @1000000000
 func ShowImage(t testing.TB, img v1.Image) string {
 	t.Helper()
@@ -200,7 +201,7 @@ func (files tree) add(h *tar.Header, r io.Reader) error {
 	if name == "." {
 		return nil
 	}
-	n := &node{mode: uint32(h.Mode) & 0o7777, uid: h.Uid, gid: h.Gid, modTime: h.ModTime.Unix()}
+	n := &node{mode: uint32(h.Mode) & 0o7777, uid: h.Uid, gid: h.Gid, modTime: h.ModTime.Unix(), xattrs: xattrs(h)}
 	switch h.Typeflag {
 	case tar.TypeDir:
 		n.kind = 'd'
@@ -229,6 +230,17 @@ func (files tree) add(h *tar.Header, r io.Reader) error {
 	}
 	files[name] = n
 	return nil
+}
+
+// xattrs returns the extended attributes of an entry, each as " name=value" with the value quoted.
+func xattrs(h *tar.Header) string {
+	var out strings.Builder
+	for _, k := range slices.Sorted(maps.Keys(h.PAXRecords)) {
+		if name, ok := strings.CutPrefix(k, "SCHILY.xattr."); ok {
+			fmt.Fprintf(&out, " %s=%q", name, h.PAXRecords[k])
+		}
+	}
+	return out.String()
 }
 
 // each calls f for the entries of an archive.
@@ -286,6 +298,9 @@ func (files tree) list(people bool) string {
 		kind, detail := n.kind, n.detail
 		if people && n.text != "" {
 			detail = n.text
+		}
+		if people {
+			detail += n.xattrs
 		}
 		if people && n.modTime > 0 && n.modTime < shownUntil {
 			detail += fmt.Sprintf(" @%d", n.modTime)
