@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -26,7 +25,9 @@ import (
 // An app is one run of the command: the place where concrete types meet.
 type app struct {
 	stdio
-	root string // --root
+	root      string // --root
+	isolation string // --isolation
+	choice    choice // what enter made of it
 
 	disk     *cache.Store
 	layers   *snapshot.Store
@@ -76,24 +77,6 @@ func (a *app) storeRoot() (string, error) {
 		return "", usagef("name the folder of the store with --root or $BUILD_ROOT", "the store has no place: %w", err)
 	}
 	return filepath.Join(home, ".local/share/build"), nil
-}
-
-// enter runs this command line again in a user namespace, when this process is not privileged
-// and not in one. It returns only when the command is to go on here.
-func (a *app) enter(ctx context.Context) error {
-	mode, inside := userns.Inside()
-	if inside {
-		return nil
-	}
-	mode, err := userns.Detect()
-	if err != nil || mode == userns.Root {
-		return err
-	}
-	code, err := userns.Enter(ctx, mode)
-	if err != nil {
-		return err
-	}
-	return statusError(code)
 }
 
 // tidy removes what killed processes left in the store.

@@ -52,6 +52,7 @@ exit status is that of this command.`,
 	f.StringArrayVarP(&o.env, "env", "e", nil, "environment variable, as KEY=VALUE, or KEY for that of this environment")
 	f.StringVarP(&o.user, "user", "u", "", "user to run as, as NAME|UID[:GROUP|GID], in place of the image's USER")
 	f.StringVarP(&o.workdir, "workdir", "w", "", "working directory, in place of the image's WORKDIR")
+	a.isolationFlag(f)
 	return c
 }
 
@@ -62,6 +63,7 @@ func (a *app) run(ctx context.Context, o *runOptions, ref string, args []string)
 	if err := a.open(); err != nil {
 		return err
 	}
+	a.warnIsolation()
 	img, err := a.find(ctx, ref)
 	if err != nil {
 		return err

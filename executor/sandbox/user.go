@@ -70,7 +70,8 @@ func (s *Spec) setGroups() error {
 		list = unsafe.Pointer(&s.Groups[0]) // gid_t is 32 bits wide
 	}
 	_, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(s.Groups)), uintptr(list), 0)
-	if errno == unix.EPERM && len(s.Groups) == 0 && setGroupsDenied() {
+	none := len(s.Groups) == 0 || len(s.Groups) == 1 && s.Groups[0] == s.GID
+	if errno == unix.EPERM && none && (s.Chroot || setGroupsDenied()) { // a chroot has no /proc to ask
 		return nil // the caller's groups stay; they are not mapped, and can only take rights away
 	}
 	if errno != 0 {

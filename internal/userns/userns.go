@@ -169,14 +169,18 @@ func Probe(ctx context.Context, m Mode) error {
 }
 
 func checkRoot() error {
-	if os.Geteuid() != 0 || !capable(unix.CAP_SYS_ADMIN) {
-		return &HostError{
-			What:  "cannot make namespaces as root",
-			Cause: errors.New("this process is not uid 0 with CAP_SYS_ADMIN"),
-			Hint:  "run as root (sudo), or as an ordinary user with a user namespace",
-		}
+	e := &HostError{What: "cannot make namespaces as root"}
+	switch {
+	case os.Geteuid() != 0:
+		e.Cause = errors.New("this process is not uid 0")
+		e.Hint = "run it with sudo"
+	case !capable(unix.CAP_SYS_ADMIN):
+		e.Cause = errors.New("this process has no CAP_SYS_ADMIN")
+		e.Hint = "docker run --cap-add SYS_ADMIN --security-opt apparmor=unconfined"
+	default:
+		return nil
 	}
-	return nil
+	return e
 }
 
 func checkChroot() error {
