@@ -8,6 +8,8 @@ import (
 	"path"
 	"strings"
 
+	"github.com/docker/go-units"
+
 	"github.com/seed0570efb0/build/cache"
 	"github.com/seed0570efb0/build/executor/sandbox"
 	"github.com/seed0570efb0/build/internal/digest"
@@ -22,13 +24,22 @@ const defaultHostname = "buildkitsandbox"
 type ExitError struct {
 	Args   []string
 	Status sandbox.Status
+	Memory int64 // how much there was to use, in bytes; 0 is no limit
 }
 
 func (e *ExitError) Error() string {
+	if e.Status.OutOfMemory {
+		return fmt.Sprintf("process %q did not complete successfully: %s", strings.Join(e.Args, " "), OutOfMemory(e.Status.Usage.Memory, e.Memory))
+	}
 	if e.Status.Signal != 0 {
 		return fmt.Sprintf("process %q did not complete successfully: killed by signal %d", strings.Join(e.Args, " "), e.Status.Signal)
 	}
 	return fmt.Sprintf("process %q did not complete successfully: exit code: %d", strings.Join(e.Args, " "), e.Status.Code)
+}
+
+// OutOfMemory says that a limit was reached.
+func OutOfMemory(used, limit int64) string {
+	return fmt.Sprintf("out of memory: used %s of %s", units.BytesSize(float64(used)), units.BytesSize(float64(limit)))
 }
 
 // exec runs an Exec operation on the chain root; what the process changes is the new layer.
@@ -46,8 +57,11 @@ func (x *Executor) exec(ctx context.Context, v *llb.Vertex, op *llb.Exec, root d
 	if err != nil {
 		return digest.Digest{}, err
 	}
+	if x.Usage != nil {
+		x.Usage(v, status.Usage)
+	}
 	if status.Code != 0 {
-		return digest.Digest{}, &ExitError{op.Args, status}
+		return digest.Digest{}, &ExitError{op.Args, status, x.Limits.Memory}
 	}
 	return x.commit(c, root)
 }
@@ -95,6 +109,7 @@ func (x *Executor) prepare(ctx context.Context, root digest.Digest, p process) (
 		Caps: sandbox.DefaultCaps(), Hostname: p.Hostname, Network: sandbox.NetworkHost,
 		Root: sandbox.Root{Lower: append(lower, tmp.Join("stub")), Upper: tmp.Join("upper"), Work: tmp.Join("work"), Target: tmp.Join("root")},
 	}
+	c.spec.Limits, c.spec.ShmSize = x.Limits, x.ShmSize
 	if p.Hostname == "" {
 		c.spec.Hostname = defaultHostname
 	}

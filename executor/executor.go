@@ -25,6 +25,12 @@ type Executor struct {
 	Log func(v *llb.Vertex) (stdout, stderr io.Writer)
 	// Root is how the roots of processes are made.
 	Root sandbox.RootKind
+	// Limits and ShmSize are for every process. They are part of no key: what a step makes does not
+	// depend on how much it may use.
+	Limits  sandbox.Limits
+	ShmSize int64
+	// Usage, when not nil, gets what the process of a step has used.
+	Usage func(v *llb.Vertex, u sandbox.Usage)
 	// Now tells the time that new layers and directories get.
 	Now func() time.Time
 }

@@ -38,6 +38,7 @@ type buildOptions struct {
 	noCacheFilter                   []string
 	iidFile, metadataFile, progress string
 	jobs                            int64
+	limits                          limitOptions
 }
 
 func (a *app) buildCommand() *cobra.Command {
@@ -75,6 +76,7 @@ func (a *app) buildCommand() *cobra.Command {
 	f.StringVar(&o.progress, "progress", envOr("BUILDKIT_PROGRESS", "auto"), "how to show progress: auto, tty, plain or quiet")
 	f.Int64Var(&o.jobs, "jobs", int64(max(4*runtime.NumCPU(), 16)), "how many steps may run at once")
 	a.isolationFlag(f)
+	o.limits.flags(f)
 	return c
 }
 
@@ -129,6 +131,9 @@ func (a *app) build(ctx context.Context, o *buildOptions, path string) error {
 		a.display.Warn(fmt.Sprintf("%s: %s (line %d)", w.Rule, w.Text, w.Start))
 	}
 	a.warnIsolation()
+	if err := a.limit(&p.limits); err != nil {
+		return err
+	}
 	a.tidy()
 	var results []*exporter.Result
 	err = a.retryDamaged(func() (err error) {
@@ -149,6 +154,9 @@ func (a *app) build(ctx context.Context, o *buildOptions, path string) error {
 func (a *app) plan(o *buildOptions, path string) (*plan, error) {
 	p := &plan{buildOptions: o, context: path}
 	if _, err := parseIsolation(a.isolation); err != nil {
+		return nil, err
+	}
+	if _, _, err := o.limits.limits(); err != nil {
 		return nil, err
 	}
 	switch kind := parser.Remote(path); {

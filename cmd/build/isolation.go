@@ -75,7 +75,12 @@ func (a *app) enter(ctx context.Context) error {
 	}
 	os.Setenv(choiceVariable, string(b))
 	os.Setenv("BUILD_ROOT", a.disk.Root()) // what it is by default depends on who asks
-	code, err := userns.Enter(ctx, mode)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	// Enter passes signals on by itself: a SIGTERM after them, for a context that the same signal has ended, would
+	// count as the second one there.
+	code, err := userns.Enter(context.WithoutCancel(ctx), mode)
 	if err != nil {
 		// What was found out is not true any more.
 		return errors.Join(err, os.Remove(a.disk.Path(lookFile(hostKey(host)))))

@@ -81,6 +81,9 @@ func child() error {
 			return fmt.Errorf("bring lo up: %w", err)
 		}
 	}
+	if err := spec.apply(); err != nil {
+		return err
+	}
 	if err := spec.becomeUser(); err != nil {
 		return err
 	}
@@ -116,7 +119,7 @@ func (s *Spec) enterRoot() error {
 		return fmt.Errorf("mount the root: %w", err)
 	}
 	root := tree(fd)
-	if err := root.mountSystem(); err != nil {
+	if err := root.mountSystem(s.ShmSize); err != nil {
 		return err
 	}
 	for _, m := range s.Mounts {

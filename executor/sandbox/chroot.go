@@ -30,15 +30,20 @@ func (s *Spec) supervise() error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("adopt processes: %w", err)
 	}
+	files := []*os.File{nil, os.NewFile(reportFD, "report")}
+	for i, fd := range s.Limits.Groups {
+		files = append(files, os.NewFile(uintptr(fd), "group"))
+		s.Limits.Groups[i] = reportFD + 1 + i
+	}
 	plan, err := planFile(*s)
 	if err != nil {
 		return err
 	}
-	report := os.NewFile(reportFD, "report")
+	files[0] = plan
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args, cmd.Env = []string{stepName}, []string{}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.ExtraFiles = []*os.File{plan, report}
+	cmd.ExtraFiles = files
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals)
@@ -48,7 +53,7 @@ func (s *Spec) supervise() error {
 	_, err = unix.IoctlGetTermios(0, unix.TCGETS)
 	terminal := s.Terminal && err == nil
 	// Whoever reads from our end of a stream, or waits for the report, must not wait for us.
-	for _, f := range []*os.File{plan, report, os.Stdin, os.Stdout, os.Stderr} {
+	for _, f := range append(files, os.Stdin, os.Stdout, os.Stderr) {
 		f.Close()
 	}
 	go func() {
@@ -163,6 +168,9 @@ func step() error {
 		}
 	}
 	if err := spec.changeRoot(); err != nil {
+		return err
+	}
+	if err := spec.apply(); err != nil {
 		return err
 	}
 	if err := spec.becomeUser(); err != nil {

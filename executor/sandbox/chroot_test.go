@@ -43,7 +43,7 @@ func TestChrootStatus(t *testing.T) {
 		"kill -15 $$": {Code: 143, Signal: 15},
 		"kill -11 $$": {Code: 139, Signal: 11},
 	} {
-		if _, stderr, status, err := try(chrootSpec(t, script)); err != nil || status != want || stderr != "" {
+		if _, stderr, status, err := try(chrootSpec(t, script)); err != nil || endOf(status) != want || stderr != "" {
 			t.Errorf("%s: got %+v, %v, %q", script, status, err, stderr)
 		}
 	}
@@ -63,6 +63,9 @@ func TestChrootIsTheRoot(t *testing.T) {
 		t.Errorf("%q %v", b, err)
 	}
 }
+
+// endOf returns how a process ended, without what it used.
+func endOf(s sandbox.Status) sandbox.Status { return sandbox.Status{Code: s.Code, Signal: s.Signal} }
 
 // A root process with CAP_SYS_CHROOT leaves a chroot by making another below its working directory.
 func TestChrootIsNotLeft(t *testing.T) {
@@ -215,7 +218,8 @@ func TestFillDev(t *testing.T) {
 		t.Fatal(err)
 	}
 	st, err := os.Stat(filepath.Join(dir, "null"))
-	if err != nil || st.Mode().Perm() != 0o666 || st.Mode()&fs.ModeDevice == 0 && userns.Check(userns.Root) == nil {
+	_, inside := userns.Inside()
+	if err != nil || st.Mode().Perm() != 0o666 || st.Mode()&fs.ModeDevice == 0 && userns.Check(userns.Root) == nil && !inside {
 		t.Errorf("%v %v", st.Mode(), err)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 )
 
 // A Spec is the plan of one sandbox: plain data, all paths absolute. Nothing
@@ -33,6 +34,11 @@ type Spec struct {
 	// the process leads a session of its own: it cannot open the caller's terminal through
 	// /dev/tty, and a Ctrl-C there is the caller's to handle.
 	Terminal bool `json:"terminal,omitempty"`
+
+	// Limits bound what the process and its children use. Those that cannot be enforced are an error; see Enforce.
+	Limits Limits `json:"limits"`
+	// ShmSize is the size of /dev/shm in bytes; 0 is 64 MiB.
+	ShmSize int64 `json:"shmSize,omitempty"`
 
 	// Chroot makes no namespace and no mount: the process only gets Root.Flat for its root, and all of
 	// what it starts is killed at its end. Network must be NetworkHost, and there are no Mounts.
@@ -95,6 +101,18 @@ type Stdio struct {
 type Status struct {
 	Code   int
 	Signal int // 0 unless a signal ended the process
+	// OutOfMemory is set when a process was killed because Limits.Memory was reached.
+	OutOfMemory bool
+	Usage       Usage
+}
+
+// A Usage is what a sandbox has used. Without a control group it counts the processes that were waited for,
+// and Memory is that of the largest one.
+type Usage struct {
+	CPU     time.Duration
+	Memory  int64 // the peak, in bytes
+	Read    int64 // from disks, in bytes
+	Written int64
 }
 
 // check returns an error if s is not a plan that the child can carry out to the letter.

@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -30,6 +32,7 @@ type Process struct {
 	cmd  *exec.Cmd
 	done chan struct{} // closed when the fields below are set and all is gone
 
+	group    *group   // nil where there is no limit
 	lifeline *os.File // of a chroot: closing it kills all that is in it
 
 	status Status
@@ -84,6 +87,7 @@ func (p *Process) run(ctx context.Context, spec Spec, stdio Stdio, started chan<
 
 	report, err := p.launch(spec, stdio)
 	if err != nil {
+		p.tidy()
 		started <- fmt.Errorf("sandbox: %w", err)
 		return
 	}
@@ -93,18 +97,30 @@ func (p *Process) run(ctx context.Context, spec Spec, stdio Stdio, started chan<
 	report.Close()
 	if err != nil {
 		p.cmd.Wait()
-		p.closeLifeline()
+		p.tidy()
 		started <- err
 		return
 	}
 	started <- nil
 	defer close(p.done)
 	p.status, p.err = p.wait(ctx)
-	p.closeLifeline()
+	p.tidy()
 }
 
 // launch starts the child, and returns where it reports what fails before its exec.
 func (p *Process) launch(spec Spec, stdio Stdio) (report *os.File, err error) {
+	doors, err := p.groupFor(spec.Limits)
+	defer closeAll(doors)
+	if err != nil {
+		return nil, err
+	}
+	first := lifelineFD
+	if spec.Chroot {
+		first++
+	}
+	for i := range doors {
+		spec.Limits.Groups = append(spec.Limits.Groups, first+i)
+	}
 	exe, err := self()
 	if err != nil {
 		return nil, err
@@ -140,6 +156,7 @@ func (p *Process) launch(spec Spec, stdio Stdio) (report *os.File, err error) {
 		}
 		defer end.Close()
 	}
+	cmd.ExtraFiles = append(cmd.ExtraFiles, doors...)
 	cmd.Stdout, cmd.Stderr = stdio.Out, stdio.Err
 	if err := attachInput(cmd, stdio.In); err != nil {
 		return nil, err
@@ -156,9 +173,33 @@ func (p *Process) tie(cmd *exec.Cmd) (end *os.File, err error) {
 	return end, nil
 }
 
-func (p *Process) closeLifeline() {
+// tidy gives back what the sandbox had beside its process, which has ended.
+func (p *Process) tidy() {
 	if p.lifeline != nil {
 		p.lifeline.Close()
+	}
+	if p.group != nil {
+		p.group.remove()
+	}
+}
+
+// groupFor makes the control group that limits need, and returns the files by which to enter it.
+func (p *Process) groupFor(l Limits) ([]*os.File, error) {
+	if !l.inGroup() {
+		return nil, nil
+	}
+	var missing []string
+	p.group, missing = newGroup(l)
+	// Affinity alone gives processors, if not for good.
+	if missing = slices.DeleteFunc(missing, func(c string) bool { return c == "cpuset" }); len(missing) > 0 {
+		return nil, fmt.Errorf("no control group for %s", strings.Join(missing, ", "))
+	}
+	return p.group.doors()
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		f.Close()
 	}
 }
 
@@ -227,6 +268,15 @@ func readReport(report io.Reader) error {
 	return f.err()
 }
 
+// usageOf returns what wait4 tells of a process and of those it has waited for.
+func usageOf(state *os.ProcessState) Usage {
+	u := Usage{CPU: state.UserTime() + state.SystemTime()}
+	if r, ok := state.SysUsage().(*syscall.Rusage); ok {
+		u.Memory, u.Read, u.Written = r.Maxrss<<10, r.Inblock*512, r.Oublock*512
+	}
+	return u
+}
+
 // wait waits for the end of the process and of its streams.
 func (p *Process) wait(ctx context.Context) (Status, error) {
 	err := p.cmd.Wait()
@@ -235,11 +285,19 @@ func (p *Process) wait(ctx context.Context) (Status, error) {
 		return Status{}, fmt.Errorf("sandbox: %w", err)
 	}
 	ws := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	status := Status{Usage: usageOf(p.cmd.ProcessState)}
+	if p.group != nil {
+		var peak int64
+		if peak, status.OutOfMemory = p.group.memory(); peak > 0 {
+			status.Usage.Memory = peak
+		}
+	}
 	if !ws.Signaled() {
-		return Status{Code: ws.ExitStatus()}, nil
+		status.Code = ws.ExitStatus()
+		return status, nil
 	}
 	n := int(ws.Signal())
-	status := Status{Code: 128 + n, Signal: n}
+	status.Code, status.Signal = 128+n, n
 	if ctx.Err() != nil && ws.Signal() == syscall.SIGKILL {
 		return status, context.Cause(ctx)
 	}
