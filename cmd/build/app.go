@@ -18,6 +18,7 @@ import (
 	"github.com/seed0570efb0/build/executor/sandbox"
 	"github.com/seed0570efb0/build/internal/progress"
 	"github.com/seed0570efb0/build/internal/userns"
+	"github.com/seed0570efb0/build/llb"
 	"github.com/seed0570efb0/build/snapshot"
 	"github.com/seed0570efb0/build/source"
 )
@@ -93,6 +94,11 @@ func (a *app) show(mode string) (func(), error) {
 	}
 	a.display = d
 	a.executor.Log = d.Log
+	a.executor.Usage = func(v *llb.Vertex, u sandbox.Usage) {
+		if u.CPU >= notableCPU {
+			d.Note(v, usageText(u))
+		}
+	}
 	a.client.Progress = pulls(d)
 	return d.Close, nil
 }
