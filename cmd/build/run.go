@@ -25,6 +25,7 @@ type runOptions struct {
 	hasEntrypoint bool
 	env           []string
 	user, workdir string
+	limits        limitOptions
 }
 
 func (a *app) runCommand() *cobra.Command {
@@ -52,6 +53,8 @@ exit status is that of this command.`,
 	f.StringArrayVarP(&o.env, "env", "e", nil, "environment variable, as KEY=VALUE, or KEY for that of this environment")
 	f.StringVarP(&o.user, "user", "u", "", "user to run as, as NAME|UID[:GROUP|GID], in place of the image's USER")
 	f.StringVarP(&o.workdir, "workdir", "w", "", "working directory, in place of the image's WORKDIR")
+	a.isolationFlag(f)
+	o.limits.flags(f)
 	return c
 }
 
@@ -60,6 +63,10 @@ func (a *app) run(ctx context.Context, o *runOptions, ref string, args []string)
 		return err
 	}
 	if err := a.open(); err != nil {
+		return err
+	}
+	a.warnIsolation()
+	if err := a.limit(&o.limits); err != nil {
 		return err
 	}
 	img, err := a.find(ctx, ref)
@@ -95,6 +102,9 @@ func (a *app) run(ctx context.Context, o *runOptions, ref string, args []string)
 	}
 	if err != nil || status.Code == 0 {
 		return err
+	}
+	if status.OutOfMemory {
+		fmt.Fprintf(a.err, "build: %s\n", executor.OutOfMemory(status.Usage.Memory, a.executor.Limits.Memory))
 	}
 	return statusError(status.Code)
 }
