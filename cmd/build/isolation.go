@@ -60,6 +60,19 @@ func (a *app) enter(ctx context.Context) error {
 		return a.useRoot(ctx)
 	}
 	host := userns.Gather()
+	err := a.enterChosen(ctx, host)
+	var failed *userns.HostError
+	if a.isolation == autoIsolation && errors.As(err, &failed) {
+		// What was found out once is not true any more.
+		if os.Remove(a.disk.Path(lookFile(hostKey(host)))) == nil {
+			return a.enterChosen(ctx, host)
+		}
+	}
+	return err
+}
+
+// enterChosen enters the isolation that is chosen for host.
+func (a *app) enterChosen(ctx context.Context, host userns.Facts) error {
 	c, err := a.choose(ctx, host)
 	if err != nil {
 		return err
@@ -73,17 +86,16 @@ func (a *app) enter(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	os.Setenv(choiceVariable, string(b))
-	os.Setenv("BUILD_ROOT", a.disk.Root()) // what it is by default depends on who asks
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
+	os.Setenv(choiceVariable, string(b))
+	os.Setenv("BUILD_ROOT", a.disk.Root()) // what it is by default depends on who asks
 	// Enter passes signals on by itself: a SIGTERM after them, for a context that the same signal has ended, would
 	// count as the second one there.
 	code, err := userns.Enter(context.WithoutCancel(ctx), mode)
 	if err != nil {
-		// What was found out is not true any more.
-		return errors.Join(err, os.Remove(a.disk.Path(lookFile(hostKey(host)))))
+		return err
 	}
 	return statusError(code)
 }

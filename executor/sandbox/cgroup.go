@@ -18,15 +18,15 @@ import (
 var serial atomic.Int64
 
 // A group is the control group of a sandbox: a folder in the one hierarchy of version 2, or one in each of the
-// hierarchies of version 1.
+// hierarchies of version 1, or some of both.
 type group struct {
-	v2   bool
 	dirs map[string]string // controller -> folder
+	v2   map[string]bool   // of the controllers
 }
 
 // newGroup makes a group for l with what this host lets us have, and returns the controllers it does not.
 func newGroup(l Limits) (g *group, missing []string) {
-	g = &group{dirs: map[string]string{}}
+	g = &group{dirs: map[string]string{}, v2: map[string]bool{}}
 	h := hierarchies()
 	name := fmt.Sprintf("build-%d-%d", os.Getpid(), serial.Add(1))
 	for _, c := range l.controllers() {
@@ -114,7 +114,7 @@ func (g *group) join(all map[string]hierarchy, c, parent, name string) error {
 		}
 	}
 	if h.v2 {
-		g.v2 = true
+		g.v2[c] = true
 		var err error
 		if place, err = delegated(h.mount, place, c); err != nil {
 			return err
@@ -155,7 +155,7 @@ func (g *group) limit(c string, l Limits) error {
 	memory, swap := "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"
 	pids, size := strconv.FormatInt(l.PIDs, 10), strconv.FormatInt(l.Memory, 10)
 	swapSize := size
-	if g.v2 {
+	if g.v2[c] {
 		memory, swap, swapSize = "memory.max", "memory.swap.max", "0"
 	}
 	switch c {
@@ -166,13 +166,13 @@ func (g *group) limit(c string, l Limits) error {
 	case "pids":
 		return g.write(c, "pids.max", pids)
 	case "cpu":
-		if g.v2 {
+		if g.v2[c] {
 			return g.write(c, "cpu.max", fmt.Sprintf("%d %d", l.CPUQuota, l.CPUPeriod))
 		}
 		return errors.Join(g.write(c, "cpu.cfs_period_us", strconv.FormatInt(l.CPUPeriod, 10)),
 			g.write(c, "cpu.cfs_quota_us", strconv.FormatInt(l.CPUQuota, 10)))
 	case "cpuset":
-		if !g.v2 { // which takes no process before it has memory nodes
+		if !g.v2[c] { // which takes no process before it has memory nodes
 			mems, err := os.ReadFile(filepath.Join(filepath.Dir(g.dirs[c]), "cpuset.mems"))
 			if err != nil {
 				return err
@@ -244,7 +244,7 @@ func (g *group) memory() (peak int64, killed bool) {
 		return 0, false
 	}
 	use, events := "memory.max_usage_in_bytes", "memory.oom_control"
-	if g.v2 {
+	if g.v2["memory"] {
 		use, events = "memory.peak", "memory.events"
 	}
 	b, _ := os.ReadFile(filepath.Join(dir, use))

@@ -173,6 +173,11 @@ func (s *Spec) check() error {
 			return fmt.Errorf("mount on %q: %w", m.Target, err)
 		}
 	}
+	for _, r := range s.Limits.Rlimits {
+		if _, known := rlimits[r.Name]; !known {
+			return fmt.Errorf("limit %q is not known", r.Name)
+		}
+	}
 	_, err := capMask(s.Caps)
 	return err
 }

@@ -134,6 +134,3 @@ func masked() []string {
 	}
 	return list
 }
-
-// Capable reports whether this process has the capability of that number.
-func Capable(c uint) bool { return capable(c) }
