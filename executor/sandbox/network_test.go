@@ -382,27 +382,27 @@ func testPorts(t *testing.T) {
 func testReuse(t *testing.T) {
 	var r sandbox.Runner
 	defer r.Close()
-	namespace := func(script string) string {
+	// begin returns the namespace that a process finds, and how much was sent in it before.
+	begin := func(script string) (namespace, sent string) {
 		spec := client(t)
-		spec.Args = []string{"sh", "-c", "readlink /proc/self/ns/net;" + script}
+		spec.Args = []string{"sh", "-c", "readlink /proc/self/ns/net; busybox grep -E '^(Ip|Tcp):' /proc/net/snmp;" + script}
 		var out bytes.Buffer
 		status, err := r.Run(t.Context(), spec, sandbox.Stdio{Out: &out, Err: &out})
 		if err != nil || status.Code != 0 {
 			t.Fatal(status, err, out.String())
 		}
-		name, _, _ := strings.Cut(out.String(), "\n")
-		return name
+		namespace, sent, _ = strings.Cut(out.String(), "\n")
+		return namespace, sent
 	}
-	first := namespace("true")
-	if second := namespace("/client own 127.0.0.1:80"); second != first {
+	first, nothing := begin("true")
+	if second, _ := begin("exec >&-; /client own 127.0.0.1:80"); second != first {
 		t.Errorf("%q, then %q", first, second)
 	}
-	third := namespace("busybox ping -c 1 -W 5 " + hostIP4)
-	if third == first {
-		t.Error("the ports of an earlier process may be taken")
+	if _, sent := begin("exec >&-; busybox ping -c 1 -W 5 " + hostIP4); sent != nothing {
+		t.Errorf("the ports of an earlier process may be taken:\n%s", sent)
 	}
-	if fourth := namespace("true"); fourth == third {
-		t.Error("what an earlier process sent is not forgotten")
+	if _, sent := begin("true"); sent != nothing {
+		t.Errorf("what an earlier process sent is not forgotten:\n%s", sent)
 	}
 }
 
