@@ -272,3 +272,56 @@ func BenchmarkLookup(b *testing.B) {
 		}
 	}
 }
+
+// A folder that NewTempDir returns is there, whatever another process cleans meanwhile.
+func TestCleanTempSparesNewFolders(t *testing.T) {
+	s := open(t)
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					if err := s.CleanTemp(func(fs.FileInfo) bool { return false }); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		})
+	}
+	lost := 0
+	for range 500 {
+		d, err := s.NewTempDir()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(d.Path); err != nil {
+			lost++
+		}
+		d.Remove()
+	}
+	close(stop)
+	wg.Wait()
+	if lost > 0 {
+		t.Errorf("%d of 500 new folders were taken for those of a dead process", lost)
+	}
+}
+
+// A power cut may leave the file empty, which must not be the end of the store.
+func TestEmptyVersionIsWrittenAgain(t *testing.T) {
+	s := open(t)
+	for _, torn := range []string{"", "\x00\x00"} {
+		if err := s.WriteFile("version", []byte(torn)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(s.Root()); err != nil {
+			t.Fatal(err)
+		}
+		if b, _ := s.ReadFile("version"); string(b) != version {
+			t.Errorf("version is %q", b)
+		}
+	}
+}

@@ -17,7 +17,8 @@ import (
 // lock of that name, and returns the function that gives it up. The lock of
 // a process that dies is free at once. Waiting ends with ctx.
 //
-// A holder must not wait for a second lock; so there is no order to get wrong.
+// A holder may only wait for a lock of a lower rank, so that nobody waits in a circle: a step
+// before its layers, a layer before its blobs.
 func (s *Store) Lock(ctx context.Context, name string) (unlock func(), err error) {
 	h := digest.Of([]byte(name)).Hex()
 	path := s.path("locks", h)
@@ -89,28 +90,33 @@ type TempDir struct {
 // NewTempDir makes a folder on the store's file system.
 func (s *Store) NewTempDir() (*TempDir, error) {
 	for {
-		t, err := s.newTempDir()
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, fs.ErrNotExist) || t != nil {
-			return t, err
-		}
-		// CleanTemp of another process took the new folder for a dead one's before it was locked.
-		if _, err := os.Stat(s.path("tmp")); err != nil {
+		dir, err := os.MkdirTemp(s.path("tmp"), "d-")
+		if err != nil {
 			return nil, err
 		}
+		t, err := lockDir(dir)
+		if err == nil {
+			return t, nil
+		}
+		os.Remove(dir)
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		// CleanTemp of another process took the new folder for a dead one's before it was locked.
 	}
 }
 
-func (s *Store) newTempDir() (*TempDir, error) {
-	dir, err := os.MkdirTemp(s.path("tmp"), "d-")
+func lockDir(dir string) (*TempDir, error) {
+	f, err := os.Open(dir)
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.Open(dir)
-	if err == nil {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err == nil && !same(f, dir) {
+		err = unix.ENOENT // it was removed between the two
 	}
 	if err != nil {
-		os.Remove(dir)
+		f.Close()
 		return nil, &fs.PathError{Op: "lock", Path: dir, Err: err}
 	}
 	return &TempDir{Path: dir, lock: f}, nil

@@ -199,7 +199,7 @@ func (c *copier) entry(e snapshot.Entry, to string) error {
 			return c.out.Put(snapshot.Entry{Path: to, Type: snapshot.Hardlink, Link: first, Mode: n.Mode, UID: n.UID, GID: n.GID, Mtime: n.Mtime}, nil)
 		}
 		c.names[e.Inode] = to
-		if n.Digest, err = c.from.Digest(e); err != nil {
+		if n.Digest, err = c.from.Digest(c.ctx, e); err != nil {
 			return err
 		}
 	}
@@ -212,7 +212,7 @@ func (c *copier) entry(e snapshot.Entry, to string) error {
 // dress returns e as it is in the image.
 func (c *copier) dress(e snapshot.Entry, to string) snapshot.Entry {
 	n := e
-	n.Path, n.Inode, n.Opaque = to, "", false
+	n.Path, n.Inode = to, ""
 	if c.owned {
 		n.UID, n.GID = c.uid, c.gid
 	}

@@ -48,7 +48,7 @@ func (x *Executor) exec(ctx context.Context, v *llb.Vertex, op *llb.Exec, root d
 	if status.Code != 0 {
 		return digest.Digest{}, &ExitError{op.Args, status}
 	}
-	return x.Layers.CommitTree(root, c.spec.Root.Upper, x.Now())
+	return x.Layers.CommitTree(ctx, root, c.spec.Root.Upper, x.Now())
 }
 
 // A process is what prepare needs to know of what is to run.

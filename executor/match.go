@@ -142,12 +142,12 @@ func hashTree(ctx context.Context, h *digest.Hasher, t snapshot.Tree, m match) e
 	if err != nil {
 		return err
 	}
-	var g errgroup.Group
+	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(hashers)
 	for i := range list {
 		if e := &list[i]; e.Type == snapshot.Regular && e.Digest.IsZero() {
 			g.Go(func() (err error) {
-				e.Digest, err = t.Digest(*e)
+				e.Digest, err = t.Digest(ctx, *e)
 				return err
 			})
 		}

@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -12,16 +13,17 @@ import (
 
 // capture adds everything in dir, a tree in overlay form that nobody changes meanwhile, to w. The
 // digests in known, which may be nil, save hashing files again.
-func capture(w *Writer, dir string, known *TOC) error {
+func capture(ctx context.Context, w *Writer, dir string, known *TOC) error {
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: dir, Err: err}
 	}
-	c := capturer{w: w, known: known, names: map[[2]uint64]string{}}
+	c := capturer{ctx: ctx, w: w, known: known, names: map[[2]uint64]string{}}
 	return c.dir(os.NewFile(uintptr(fd), dir), ".")
 }
 
 type capturer struct {
+	ctx   context.Context
 	w     *Writer
 	known *TOC
 	names map[[2]uint64]string // the first name of files with several
@@ -121,7 +123,7 @@ func (c *capturer) file(dir int, name string, st *unix.Stat_t, e Entry) error {
 	if e.Xattrs, _, err = readXattrs(fd); err != nil {
 		return fmt.Errorf("%s: %w", e.Path, err)
 	}
-	return c.w.Add(e, f)
+	return c.w.Add(e, stoppable{c.ctx, f})
 }
 
 // readXattrs returns the extended attributes that images keep, and whether overlayfs marked a directory as opaque.

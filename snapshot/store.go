@@ -165,7 +165,7 @@ func (s *Store) TOC(ctx context.Context, layer digest.Digest) (*TOC, error) {
 	return s.inflate(ctx, layer)
 }
 
-// inflate makes the tar of a layer from a blob, and its table of contents on the way.
+// inflate makes the tar of a layer from another form of it, and its table of contents on the way.
 func (s *Store) inflate(ctx context.Context, layer digest.Digest) (*TOC, error) {
 	unlock, err := s.disk.Lock(ctx, "layer/"+layer.Hex())
 	if err != nil {
@@ -189,7 +189,7 @@ func (s *Store) inflate(ctx context.Context, layer digest.Digest) (*TOC, error) 
 	defer w.Abort()
 	t, err := readLayer(io.TeeReader(r, w), nil)
 	if err != nil {
-		return nil, fmt.Errorf("layer %s: %w", layer, err)
+		return nil, s.diagnose(ctx, layer, fmt.Errorf("layer %s: %w", layer, err))
 	}
 	if err := s.settle(ctx, layer, from, t); err != nil {
 		return nil, err

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -122,6 +123,9 @@ func (a *app) build(ctx context.Context, o *buildOptions, path string) error {
 	}
 	if err := a.enterFor(ctx, p); err != nil {
 		return err
+	}
+	for _, w := range slices.Concat(p.file.Warnings, p.lowered.Warnings) { // now, that they come once
+		a.display.Warn(fmt.Sprintf("%s: %s (line %d)", w.Rule, w.Text, w.Start))
 	}
 	a.tidy()
 	var results []*exporter.Result
@@ -316,9 +320,6 @@ func (a *app) lower(ctx context.Context, p *plan) error {
 	}
 	if p.lowered, err = lower.Lower(ctx, p.file, opt); err != nil {
 		return err
-	}
-	for _, w := range p.lowered.Warnings {
-		a.display.Warn(fmt.Sprintf("%s: %s (line %d)", w.Rule, w.Text, w.Start))
 	}
 	return nil
 }

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"bytes"
-	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -11,15 +9,14 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/seed0570efb0/build/cache"
 	"github.com/seed0570efb0/build/executor/sandbox"
-	"github.com/seed0570efb0/build/internal/userns"
 )
 
 // TestMain makes this test program three others: a sandbox's child, and by its name, under which the scripts find
@@ -166,69 +163,10 @@ func runScripts(t *testing.T, scripts string) {
 	testscript.Run(t, p)
 }
 
-// removeStore is the name of the helper that removes what an ordinary user's builds leave: files
-// of other owners, which only go from within his user namespace.
-const removeStore = "remove-store"
-
-func remove() {
-	if _, inside := userns.Inside(); !inside && os.Geteuid() != 0 {
-		mode, err := userns.Detect()
-		if err == nil {
-			var code int
-			if code, err = userns.Enter(context.Background(), mode); err == nil {
-				os.Exit(code)
-			}
-		}
-		fmt.Fprintln(os.Stderr, err)
+// flagValue returns a flag that was given to this test program.
+func flagValue(name string) string {
+	if f := flag.Lookup(name); f != nil && f.Value.String() != f.DefValue {
+		return strings.TrimSpace(f.Value.String())
 	}
-	if err := cache.RemoveAll(os.Args[1]); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-}
-
-// exits is a helper of the scripts: "exits 3 build ..." succeeds when the command
-// ends with that status. Signals go to the command.
-func exits() {
-	want, err := strconv.Atoi(os.Args[1])
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	cmd := exec.Command(os.Args[2], os.Args[3:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	signals := forwarded()
-	if err := cmd.Start(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	go func() {
-		for s := range signals {
-			cmd.Process.Signal(s)
-		}
-	}()
-	cmd.Wait()
-	if got := cmd.ProcessState.ExitCode(); got != want {
-		fmt.Fprintf(os.Stderr, "exits: the status is %d, not %d\n", got, want)
-		os.Exit(1)
-	}
-	os.Exit(0)
-}
-
-// eventually waits for something that other processes are about to do.
-func eventually(f func() error) error {
-	var err error
-	for range 400 {
-		if err = f(); err == nil {
-			return nil
-		}
-		time.Sleep(25 * time.Millisecond)
-	}
-	return err
-}
-
-// inFolder reports whether a file of /proc names something of the folder.
-func inFolder(file, dir string) bool {
-	b, err := os.ReadFile(file)
-	return err == nil && bytes.Contains(b, []byte(dir))
+	return ""
 }

@@ -105,12 +105,25 @@ func down(http.Handler) http.Handler {
 	return http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
 }
 
+func hang(text string) testkit.Middleware {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			if strings.Contains(req.Method+" "+req.URL.Path, text) {
+				<-req.Context().Done()
+				return
+			}
+			next.ServeHTTP(w, req)
+		})
+	}
+}
+
 // registryCommand is the command "registry" of scripts.
 //
 //	registry ok | down | cut | damage | refuse    from now on the registry is well, gone, breaks off blobs,
 //	                                              sends other bytes, lets nobody in
 //	registry auth USER PASSWORD                   lets in USER only
 //	registry fail TEXT STATUS                     answers requests that contain TEXT with an HTTP status
+//	registry hang TEXT                            never answers requests that contain TEXT
 //	registry login USER PASSWORD                  writes the credentials to $DOCKER_CONFIG
 //	registry count N [TEXT]                       checks how many requests with TEXT there were
 //	registry await TEXT                           waits for the first request with TEXT
@@ -140,6 +153,8 @@ func registryCommand(ts *testscript.TestScript, neg bool, args []string) {
 		status, err := strconv.Atoi(arg(2))
 		ts.Check(err)
 		r.become(testkit.Fail(arg(1), status))
+	case "hang":
+		r.become(hang(arg(1)))
 	case "login":
 		ts.Check(r.login(ts.Getenv("DOCKER_CONFIG"), arg(1)+":"+arg(2)))
 	case "count":

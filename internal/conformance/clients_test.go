@@ -144,11 +144,11 @@ func TestSkopeo(t *testing.T) {
 		output(t, exec.Command("skopeo", "--insecure-policy", "copy", from, "oci:"+to+":x"))
 		img := openLayout(t, to)
 		compare(t, from, testkit.ListImage(t, img), testkit.ListImage(t, p.image))
-		id, err := img.ConfigName()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !strings.HasPrefix(from, "docker") || id.String() == p.id(t) { // docker configs lose fields that OCI has not
+		if strings.HasPrefix(from, "oci") { // on the way from one format to another the config is written anew
+			id, err := img.ConfigName()
+			if err != nil {
+				t.Fatal(err)
+			}
 			compare(t, from+": ID", id.String(), p.id(t))
 		}
 		output(t, exec.Command("skopeo", "--insecure-policy", "copy", from, "dir:"+tempDir(t)))

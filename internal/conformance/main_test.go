@@ -148,12 +148,21 @@ func tempDir(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Errorf("something is left behind: %v", err)
-		}
-	})
+	t.Cleanup(func() { remove(t, dir) })
 	return dir
+}
+
+// remove removes dir. What an ordinary user's builds made may be owned by subordinate ids, which can be
+// removed only where they mean somebody.
+func remove(t *testing.T, dir string) {
+	t.Helper()
+	err := os.RemoveAll(dir)
+	if err != nil && os.Geteuid() != 0 {
+		err = exec.Command("unshare", "--user", "--map-root-user", "--map-auto", "rm", "-rf", dir).Run()
+	}
+	if err != nil {
+		t.Errorf("something is left behind: %v", err)
+	}
 }
 
 // base returns the OCI layout of the base image that the cases call busybox.
