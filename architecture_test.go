@@ -22,7 +22,7 @@ var allowed = map[string][]string{
 	"llb/lower":               {"llb", "parser"},
 	"solver":                  {"cache", "llb"},
 	"cache":                   {},
-	"executor":                {"cache", "executor/sandbox", "llb", "snapshot"},
+	"executor":                {"cache", "executor/sandbox", "executor/sandbox/uplink", "llb", "snapshot"},
 	"executor/sandbox":        {"executor/sandbox/uplink"},
 	"executor/sandbox/uplink": {},
 	"snapshot":                {"cache", "internal/safefs"},

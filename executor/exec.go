@@ -41,7 +41,11 @@ func (x *Executor) exec(ctx context.Context, v *llb.Vertex, op *llb.Exec, root d
 	}
 	defer c.tmp.Remove()
 	stdout, stderr := x.Log(v)
-	status, err := sandbox.Run(ctx, c.spec, sandbox.Stdio{Out: stdout, Err: stderr})
+	proc, err := x.start(ctx, c, sandbox.Stdio{Out: stdout, Err: stderr})
+	if err != nil {
+		return digest.Digest{}, err
+	}
+	status, err := proc.Wait()
 	if err != nil {
 		return digest.Digest{}, err
 	}
@@ -87,14 +91,11 @@ func (x *Executor) prepare(ctx context.Context, root digest.Digest, p process) (
 	c.spec = sandbox.Spec{
 		Args: p.Args, Env: withHome(p.Env, u.Home), Cwd: p.Cwd,
 		UID: uint32(u.Uid), GID: uint32(u.Gid), Groups: groups(u.Gid, u.Sgids),
-		Caps: sandbox.DefaultCaps(), Hostname: p.Hostname, Network: sandbox.NetworkHost,
+		Caps: sandbox.DefaultCaps(), Hostname: p.Hostname, Network: x.network(p.Network),
 		Root: sandbox.Root{Lower: append(lower, tmp.Join("stub")), Upper: tmp.Join("upper"), Work: tmp.Join("work"), Target: tmp.Join("root")},
 	}
 	if p.Hostname == "" {
 		c.spec.Hostname = defaultHostname
-	}
-	if p.Network == llb.NetworkNone {
-		c.spec.Network = sandbox.NetworkNone
 	}
 	if err := c.files(p); err != nil {
 		tmp.Remove()
@@ -137,7 +138,7 @@ func (c *container) files(p process) error {
 	}
 	for target, content := range map[string][]byte{
 		"/etc/hosts":       hostsFile(c.spec.Hostname, p.Hosts),
-		"/etc/resolv.conf": resolvConf(p.Network),
+		"/etc/resolv.conf": resolvConf(c.spec.Network),
 	} {
 		source := c.tmp.Join(path.Base(target))
 		if err := os.WriteFile(source, content, 0o644); err != nil {
@@ -161,19 +162,11 @@ func hostsFile(hostname string, more []llb.Host) []byte {
 	return []byte(b.String())
 }
 
-// resolvConf returns the host's resolver configuration, which is right for a process that has the host's network.
-func resolvConf(n llb.Network) []byte {
-	if n == llb.NetworkNone {
-		return nil
-	}
-	b, _ := os.ReadFile("/etc/resolv.conf")
-	return b
-}
-
 // A RunSpec says how to run an image.
 type RunSpec struct {
 	Args, Env []string
 	Cwd, User string
+	Network   llb.Network // "" is the default one
 	Stdin     io.Reader
 	Stdout    io.Writer
 	Stderr    io.Writer
@@ -185,13 +178,13 @@ type RunSpec struct {
 
 // Run runs a process on the chain root and returns how it ended. What it changes is thrown away.
 func (x *Executor) Run(ctx context.Context, root digest.Digest, r RunSpec) (sandbox.Status, error) {
-	c, err := x.prepare(ctx, root, process{Args: r.Args, Env: r.Env, Cwd: r.Cwd, User: r.User, Hostname: hostnameOf(root)})
+	c, err := x.prepare(ctx, root, process{Args: r.Args, Env: r.Env, Cwd: r.Cwd, User: r.User, Network: r.Network, Hostname: hostnameOf(root)})
 	if err != nil {
 		return sandbox.Status{}, err
 	}
 	defer c.tmp.Remove()
 	c.spec.Terminal = r.Terminal
-	p, err := sandbox.Start(ctx, c.spec, sandbox.Stdio{In: r.Stdin, Out: r.Stdout, Err: r.Stderr})
+	p, err := x.start(ctx, c, sandbox.Stdio{In: r.Stdin, Out: r.Stdout, Err: r.Stderr})
 	if err != nil {
 		return sandbox.Status{}, err
 	}

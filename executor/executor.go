@@ -22,9 +22,16 @@ type Executor struct {
 	Locals map[string]snapshot.Tree
 	// Log gives the writers for the output of a step.
 	Log func(v *llb.Vertex) (stdout, stderr io.Writer)
+	// Warn takes what the person who builds should know.
+	Warn func(text string)
 	// Now tells the time that new layers and directories get.
 	Now func() time.Time
+
+	networks
 }
+
+// Close lets go of what the executor keeps between steps. Nothing runs any more then.
+func (x *Executor) Close() { x.runner.Close() }
 
 // Definition implements solver.Executor. What a step selects from a local folder is part of its definition,
 // by content: a folder has no other identity that holds on the next machine.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/seed0570efb0/build/executor"
 	"github.com/seed0570efb0/build/executor/sandbox"
+	"github.com/seed0570efb0/build/llb"
 	"github.com/seed0570efb0/build/source"
 )
 
@@ -25,6 +26,7 @@ type runOptions struct {
 	hasEntrypoint bool
 	env           []string
 	user, workdir string
+	network       string
 }
 
 func (a *app) runCommand() *cobra.Command {
@@ -52,10 +54,14 @@ exit status is that of this command.`,
 	f.StringArrayVarP(&o.env, "env", "e", nil, "environment variable, as KEY=VALUE, or KEY for that of this environment")
 	f.StringVarP(&o.user, "user", "u", "", "user to run as, as NAME|UID[:GROUP|GID], in place of the image's USER")
 	f.StringVarP(&o.workdir, "workdir", "w", "", "working directory, in place of the image's WORKDIR")
+	f.StringVar(&o.network, "network", "default", "network of the process: default, none or host")
 	return c
 }
 
 func (a *app) run(ctx context.Context, o *runOptions, ref string, args []string) error {
+	if err := checkNetwork(o.network); err != nil {
+		return err
+	}
 	if err := a.enter(ctx); err != nil {
 		return err
 	}
@@ -73,6 +79,7 @@ func (a *app) run(ctx context.Context, o *runOptions, ref string, args []string)
 	spec := executor.RunSpec{
 		Args: argv, Env: environment(img.Spec.Config.Env, o.env), Cwd: img.Spec.Config.WorkingDir, User: img.Spec.Config.User,
 		Stdin: a.in, Stdout: a.stdio.out, Stderr: a.err, Terminal: true, Started: forward(a.in),
+		Network: llb.Network(o.network),
 	}
 	if o.user != "" {
 		spec.User = o.user
@@ -83,6 +90,7 @@ func (a *app) run(ctx context.Context, o *runOptions, ref string, args []string)
 	if spec.Cwd == "" {
 		spec.Cwd = "/"
 	}
+	defer a.executor.Close()
 	var status sandbox.Status
 	err = a.retryDamaged(func() (err error) { // which shows before the process starts
 		// Signals are for the process to take: it decides when this ends.

@@ -11,6 +11,7 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
 
 	"github.com/seed0570efb0/build/llb"
+	"github.com/seed0570efb0/build/parser"
 )
 
 // applyRun adds a process. Its text is not expanded, that is the shell's part,
@@ -20,9 +21,9 @@ func (s *stage) applyRun(c *instructions.RunCommand) error {
 	if len(args) == 0 {
 		return errors.New("RUN needs a command")
 	}
-	network := s.opt.Network
-	if instructions.GetNetwork(c) == instructions.NetworkNone {
-		network = llb.NetworkNone
+	network, err := s.network(c)
+	if err != nil {
+		return err
 	}
 	// For people only: the variables that are set replaced, the rest as written.
 	lex := shell.NewLex(s.file.Escape)
@@ -38,6 +39,24 @@ func (s *stage) applyRun(c *instructions.RunCommand) error {
 		Proxy:    s.proxy,
 	}, s.describe(lex))
 	return s.record("RUN "+s.withArgs(args)+" # buildkit", true)
+}
+
+// network returns the network that a process sees: that of the build, unless the instruction names one.
+func (s *stage) network(c *instructions.RunCommand) (llb.Network, error) {
+	switch instructions.GetNetwork(c) {
+	case instructions.NetworkNone:
+		return llb.NetworkNone, nil
+	case instructions.NetworkHost:
+		if s.opt.AllowHostNetwork {
+			return llb.NetworkHost, nil
+		}
+		err := s.file.At(c.Location(), errors.New("network.host is not allowed"))
+		if positioned := (*parser.Error)(nil); errors.As(err, &positioned) {
+			positioned.Hint = "build with --allow network.host if the Dockerfile may use the services of this host"
+		}
+		return "", err
+	}
+	return s.opt.Network, nil
 }
 
 // withArgs puts the declared arguments before a command as history shows them, "|2 A=1 B=2 make": each
