@@ -34,7 +34,7 @@ const networkVariable = "SANDBOX_TEST_NETWORK"
 
 func TestNetworkDefault(t *testing.T) {
 	if os.Getenv(networkVariable) == "" {
-		inTestNetwork(t)
+		inTestNetwork(t, "-test.v", "-test.run=^TestNetworkDefault$")
 		return
 	}
 	makeTestNetwork(t)
@@ -56,10 +56,10 @@ func TestNetworkDefault(t *testing.T) {
 	}
 }
 
-// inTestNetwork runs the calling test once more, in a new network namespace.
-func inTestNetwork(t *testing.T) {
+// inTestNetwork runs this program once more, in a new network namespace.
+func inTestNetwork(t testing.TB, args ...string) {
 	mode(t)
-	cmd := exec.Command("/proc/self/exe", "-test.v", "-test.run=^"+t.Name()+"$")
+	cmd := exec.Command("/proc/self/exe", args...)
 	cmd.Env = append(os.Environ(), networkVariable+"=1", "TMPDIR="+t.TempDir())
 	if _, inside := userns.Inside(); inside {
 		cmd.Env = append(cmd.Env, modeVariable+"=") // it is root here
@@ -72,7 +72,7 @@ func inTestNetwork(t *testing.T) {
 	}
 }
 
-func makeTestNetwork(t *testing.T) {
+func makeTestNetwork(t testing.TB) {
 	for _, args := range []string{
 		"link set lo up",
 		"link add test0 type veth peer name test1",
@@ -91,8 +91,8 @@ func makeTestNetwork(t *testing.T) {
 	os.WriteFile("/proc/sys/net/ipv4/ping_group_range", []byte("0 0"), 0)
 }
 
-// listen starts a server on each connection of which serve is called.
-func listen(t *testing.T, network, address string, serve func(net.Conn)) (port string) {
+// listen starts a server that calls serve for each connection.
+func listen(t testing.TB, network, address string, serve func(net.Conn)) (port string) {
 	t.Helper()
 	l, err := net.Listen(network, address)
 	if err != nil {
