@@ -460,3 +460,37 @@ func testInside(t *testing.T) {
 		t.Errorf("the process may change its network: %s", stderr)
 	}
 }
+
+// TestAptGetUpdate uses the real network, and the Debian system of this host as the base of a sandbox.
+func TestAptGetUpdate(t *testing.T) {
+	if os.Getenv("SANDBOX_TEST_ONLINE") == "" {
+		t.Skip("SANDBOX_TEST_ONLINE is not set")
+	}
+	if _, err := os.Stat("/etc/debian_version"); err != nil {
+		t.Skip("this host is no Debian")
+	}
+	conf, err := os.ReadFile("/etc/resolv.conf")
+	if err != nil {
+		t.Skip(err)
+	}
+	var r sandbox.Runner
+	defer r.Close()
+	for line := range strings.Lines(string(conf)) {
+		if server, ok := strings.CutPrefix(line, "nameserver "); ok {
+			r.Resolvers = append(r.Resolvers, netip.AddrPortFrom(netip.MustParseAddr(strings.TrimSpace(server)), 53))
+		}
+	}
+	spec := client(t)
+	spec.Args = []string{"sh", "-c", "mkdir -p /tmp/lists/partial && apt-get update -o APT::Sandbox::User=root -o Dir::State::Lists=/tmp/lists -o Acquire::Languages=none -o Acquire::Retries=0 -o APT::Update::Error-Mode=any"}
+	spec.Env = append(os.Environ(), "PATH=/usr/sbin:/usr/bin:/sbin:/bin")
+	resolv := filepath.Join(t.TempDir(), "resolv.conf")
+	write(t, resolv, "nameserver 192.0.0.1\n")
+	spec.Mounts = []sandbox.Mount{{Type: sandbox.MountBind, Source: resolv, Target: "/etc/resolv.conf"}}
+	spec.Root.Lower = []string{"/"}
+	var out bytes.Buffer
+	status, err := r.Run(t.Context(), spec, sandbox.Stdio{Out: &out, Err: &out})
+	if err != nil || status.Code != 0 {
+		t.Errorf("status %+v, %v", status, err)
+	}
+	t.Log(out.String())
+}
