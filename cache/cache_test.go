@@ -325,3 +325,83 @@ func TestEmptyVersionIsWrittenAgain(t *testing.T) {
 		}
 	}
 }
+
+func TestSharedLock(t *testing.T) {
+	s := open(t)
+	lockShared := func() func() {
+		t.Helper()
+		unlock, err := s.LockShared(t.Context(), "x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return unlock
+	}
+	try := func() func() {
+		t.Helper()
+		unlock, err := s.TryLock("x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return unlock
+	}
+	one, two := lockShared(), lockShared()
+	one()
+	if try() != nil {
+		t.Fatal("locked while it is shared")
+	}
+	two()
+	alone := try()
+	if alone == nil {
+		t.Fatal("nobody holds it any more")
+	}
+	if try() != nil {
+		t.Fatal("locked twice")
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cause := errors.New("enough")
+	cancel(cause)
+	if _, err := s.LockShared(ctx, "x"); !errors.Is(err, cause) {
+		t.Errorf("shared while it is locked: %v", err)
+	}
+	alone()
+	lockShared()()
+	if names, _ := os.ReadDir(s.Path("locks")); len(names) != 0 {
+		t.Errorf("%d lock files are left", len(names))
+	}
+}
+
+// Readers see nothing half done, whoever removes the file of the lock.
+func TestSharedLockExcludesWriters(t *testing.T) {
+	s := open(t)
+	var writers, readers atomic.Int64
+	var wg sync.WaitGroup
+	for n := range 6 {
+		wg.Go(func() {
+			for range 40 {
+				lock := s.LockShared
+				if n%3 == 0 {
+					lock = s.Lock
+				}
+				unlock, err := lock(context.Background(), "x")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if n%3 == 0 {
+					if writers.Add(1) != 1 || readers.Load() != 0 {
+						t.Error("a writer is not alone")
+					}
+					writers.Add(-1)
+				} else {
+					readers.Add(1)
+					if writers.Load() != 0 {
+						t.Error("a reader beside a writer")
+					}
+					readers.Add(-1)
+				}
+				unlock()
+			}
+		})
+	}
+	wg.Wait()
+}

@@ -2,16 +2,19 @@ package executor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/seed0570efb0/build/cache"
 	"github.com/seed0570efb0/build/executor/sandbox"
 	"github.com/seed0570efb0/build/internal/digest"
 	"github.com/seed0570efb0/build/llb"
+	"github.com/seed0570efb0/build/snapshot"
 )
 
 // defaultHostname is what BuildKit's steps see.
@@ -30,29 +33,31 @@ func (e *ExitError) Error() string {
 	return fmt.Sprintf("process %q did not complete successfully: exit code: %d", strings.Join(e.Args, " "), e.Status.Code)
 }
 
-// exec runs an Exec operation on the chain root; what the process changes is the new layer.
-func (x *Executor) exec(ctx context.Context, v *llb.Vertex, op *llb.Exec, root digest.Digest) (digest.Digest, error) {
-	c, err := x.prepare(ctx, root, process{
+// exec runs an Exec operation on its first input; what the process changes there is the new layer.
+func (x *Executor) exec(ctx context.Context, v *llb.Vertex, op *llb.Exec, inputs []digest.Digest) (digest.Digest, error) {
+	c, err := x.prepare(ctx, inputs[0], process{
 		Args: op.Args, Env: append(op.Env[:len(op.Env):len(op.Env)], op.Proxy...), Cwd: op.Cwd, User: op.User,
 		Network: op.Network, Hostname: op.Hostname, Hosts: op.Hosts,
+		Mounts: op.Mounts, Vertex: v, Inputs: inputs,
 	})
 	if err != nil {
 		return digest.Digest{}, err
 	}
-	defer c.tmp.Remove()
+	defer c.remove()
 	stdout, stderr := x.Log(v)
 	proc, err := x.start(ctx, c, sandbox.Stdio{Out: stdout, Err: stderr})
 	if err != nil {
 		return digest.Digest{}, err
 	}
 	status, err := proc.Wait()
+	c.release() // others may wait for a cache
 	if err != nil {
 		return digest.Digest{}, err
 	}
 	if status.Code != 0 {
 		return digest.Digest{}, &ExitError{op.Args, status}
 	}
-	return x.Layers.CommitTree(ctx, root, c.spec.Root.Upper, x.Now())
+	return x.Layers.CommitTree(ctx, inputs[0], c.spec.Root.Upper, x.Now())
 }
 
 // A process is what prepare needs to know of what is to run.
@@ -62,12 +67,36 @@ type process struct {
 	Network   llb.Network
 	Hostname  string
 	Hosts     []llb.Host
+
+	// Mounts refer to Inputs, the results of the inputs of Vertex.
+	Mounts []llb.Mount
+	Vertex *llb.Vertex
+	Inputs []digest.Digest
 }
 
 // A container is a sandbox that is ready to start, with the folder its files are in.
 type container struct {
-	spec sandbox.Spec
-	tmp  *cache.TempDir
+	process
+	x       *Executor
+	view    *snapshot.View // of the root
+	spec    sandbox.Spec
+	tmp     *cache.TempDir
+	places  places
+	held    []func() // what release calls, last first
+	folders int      // made in tmp for mounts
+}
+
+// release ends what others may wait for, and what only the process needed.
+func (c *container) release() {
+	for _, f := range slices.Backward(c.held) {
+		f()
+	}
+	c.held = nil
+}
+
+func (c *container) remove() {
+	c.release()
+	c.tmp.Remove()
 }
 
 func (x *Executor) prepare(ctx context.Context, root digest.Digest, p process) (*container, error) {
@@ -87,18 +116,18 @@ func (x *Executor) prepare(ctx context.Context, root digest.Digest, p process) (
 	if err != nil {
 		return nil, err
 	}
-	c := &container{tmp: tmp}
+	c := &container{process: p, x: x, view: view, tmp: tmp, places: places{view: view}}
 	c.spec = sandbox.Spec{
 		Args: p.Args, Env: withHome(p.Env, u.Home), Cwd: p.Cwd,
 		UID: uint32(u.Uid), GID: uint32(u.Gid), Groups: groups(u.Gid, u.Sgids),
 		Caps: sandbox.DefaultCaps(), Hostname: p.Hostname, Network: x.network(p.Network),
-		Root: sandbox.Root{Lower: append(lower, tmp.Join("stub")), Upper: tmp.Join("upper"), Work: tmp.Join("work"), Target: tmp.Join("root")},
+		Root: sandbox.Root{Lower: append([]string{tmp.Join("stub")}, lower...), Upper: tmp.Join("upper"), Work: tmp.Join("work"), Target: tmp.Join("root")},
 	}
 	if p.Hostname == "" {
 		c.spec.Hostname = defaultHostname
 	}
-	if err := c.files(p); err != nil {
-		tmp.Remove()
+	if err := c.files(ctx); err != nil {
+		c.remove()
 		return nil, err
 	}
 	return c, nil
@@ -124,32 +153,50 @@ func withHome(env []string, home string) []string {
 	return append(env[:len(env):len(env)], "HOME="+home)
 }
 
-// files makes the folders of the overlay, and the files that every process finds in /etc. Their
-// mount points are in a tree of their own below all layers, so that none of them shows in the upper
-// directory and nothing has to be cleaned out of it.
-func (c *container) files(p process) error {
-	for _, d := range []string{"stub", "upper", "work", "root", "stub/etc"} {
-		if err := os.Mkdir(c.tmp.Join(d), 0o755); err != nil {
-			return err
-		}
-		if err := os.Chmod(c.tmp.Join(d), 0o755); err != nil { // the root's mode is not for the umask to say
-			return err
-		}
+// files makes the folders of the overlay and prepares all that is mounted over it. Mount points that the root lacks are in
+// a tree of their own above all layers, so that none of them shows in the upper directory and nothing has to be
+// cleaned out of it.
+func (c *container) files(ctx context.Context) error {
+	if err := c.mkdir("stub", "upper", "work", "root"); err != nil {
+		return err
 	}
 	for target, content := range map[string][]byte{
-		"/etc/hosts":       hostsFile(c.spec.Hostname, p.Hosts),
+		"/etc/hosts":       hostsFile(c.spec.Hostname, c.Hosts),
 		"/etc/resolv.conf": resolvConf(c.spec.Network),
 	} {
 		source := c.tmp.Join(path.Base(target))
 		if err := os.WriteFile(source, content, 0o644); err != nil {
 			return err
 		}
-		if err := os.WriteFile(c.tmp.Join("stub", target), nil, 0o644); err != nil {
+		if err := c.mount(sandbox.Mount{Type: sandbox.MountBind, Source: source, Target: target}, snapshot.Regular); err != nil {
 			return err
 		}
-		c.spec.Mounts = append(c.spec.Mounts, sandbox.Mount{Type: sandbox.MountBind, Source: source, Target: target})
+	}
+	if err := c.mounts(ctx); err != nil {
+		return err
+	}
+	// What is below another mount comes after it.
+	slices.SortStableFunc(c.spec.Mounts, func(a, b sandbox.Mount) int {
+		return strings.Count(path.Clean(a.Target), "/") - strings.Count(path.Clean(b.Target), "/")
+	})
+	return snapshot.WriteEntries(c.tmp.Join("stub"), c.places.list())
+}
+
+// mkdir makes folders in tmp with the mode of a root, which is not for the umask to say.
+func (c *container) mkdir(names ...string) error {
+	for _, name := range names {
+		d := c.tmp.Join(name)
+		if err := errors.Join(os.Mkdir(d, 0o755), os.Chmod(d, 0o755)); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// mount adds a mount of a file or a folder.
+func (c *container) mount(m sandbox.Mount, kind snapshot.Type) error {
+	c.spec.Mounts = append(c.spec.Mounts, m)
+	return c.places.add(m.Target, kind)
 }
 
 func hostsFile(hostname string, more []llb.Host) []byte {
@@ -176,15 +223,16 @@ type RunSpec struct {
 	Started func(*sandbox.Process)
 }
 
-// Run runs a process on the chain root and returns how it ended. What it changes is thrown away.
+// Run runs a process on the chain root and returns how it ended. What it changes is thrown away. An end of ctx ends
+// the preparations; once the process runs, signals are for it to take, and it decides when this ends.
 func (x *Executor) Run(ctx context.Context, root digest.Digest, r RunSpec) (sandbox.Status, error) {
 	c, err := x.prepare(ctx, root, process{Args: r.Args, Env: r.Env, Cwd: r.Cwd, User: r.User, Network: r.Network, Hostname: hostnameOf(root)})
 	if err != nil {
 		return sandbox.Status{}, err
 	}
-	defer c.tmp.Remove()
+	defer c.remove()
 	c.spec.Terminal = r.Terminal
-	p, err := x.start(ctx, c, sandbox.Stdio{In: r.Stdin, Out: r.Stdout, Err: r.Stderr})
+	p, err := x.start(context.WithoutCancel(ctx), c, sandbox.Stdio{In: r.Stdin, Out: r.Stdout, Err: r.Stderr})
 	if err != nil {
 		return sandbox.Status{}, err
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"time"
 
 	"github.com/seed0570efb0/build/cache"
@@ -24,14 +25,27 @@ type Executor struct {
 	Log func(v *llb.Vertex) (stdout, stderr io.Writer)
 	// Warn takes what the person who builds should know.
 	Warn func(text string)
+	// Secrets returns the value of a secret, and whether there is one of that ID.
+	Secrets func(id string) ([]byte, bool, error)
+	// Agents serve connections to SSH agents, by ID. A function returns when its connection ends.
+	Agents map[string]func(net.Conn)
 	// Now tells the time that new layers and directories get.
 	Now func() time.Time
 
 	networks
+	folders folders // what bind mounts show of the Locals
+	renewed renewed // the caches that this build has emptied
 }
 
-// Close lets go of what the executor keeps between steps. Nothing runs any more then.
-func (x *Executor) Close() { x.runner.Close() }
+// EndSteps lets go of what is kept from one process for the next. The kernel takes a while for it, so it is for
+// as soon as none follows; one that follows nevertheless takes a little longer.
+func (x *Executor) EndSteps() { x.runner.Close() }
+
+// Close removes what steps of this process have shared.
+func (x *Executor) Close() error {
+	x.EndSteps()
+	return x.folders.remove()
+}
 
 // Definition implements solver.Executor. What a step selects from a local folder is part of its definition,
 // by content: a folder has no other identity that holds on the next machine.
@@ -66,11 +80,7 @@ func (x *Executor) Content(ctx context.Context, v *llb.Vertex, inputs []digest.D
 			h.Digest("root", d)
 			continue
 		}
-		t, err := x.tree(ctx, v, i, inputs)
-		if err != nil {
-			return cache.Key{}, err
-		}
-		d, err := x.selection(ctx, v, i, t)
+		d, err := x.content(ctx, v, i, inputs)
 		if err != nil {
 			return cache.Key{}, err
 		}
@@ -79,7 +89,20 @@ func (x *Executor) Content(ctx context.Context, v *llb.Vertex, inputs []digest.D
 	return cache.Key(h.Sum()), nil
 }
 
-// tree returns the input of v that a File reads from.
+// content returns the digest of what v reads of a further input.
+func (x *Executor) content(ctx context.Context, v *llb.Vertex, input int, results []digest.Digest) (digest.Digest, error) {
+	_, local := v.Inputs()[input].Op().(*llb.Local)
+	if op, ok := v.Op().(*llb.Exec); ok && !local && showsAll(op, input) {
+		return x.Layers.Content(results[input]) // nothing has to be downloaded to know it
+	}
+	t, err := x.tree(ctx, v, input, results)
+	if err != nil {
+		return digest.Digest{}, err
+	}
+	return x.selection(ctx, v, input, t)
+}
+
+// tree returns an input of v as files.
 func (x *Executor) tree(ctx context.Context, v *llb.Vertex, input int, results []digest.Digest) (snapshot.Tree, error) {
 	if local, ok := v.Inputs()[input].Op().(*llb.Local); ok {
 		t, ok := x.Locals[local.Name]
@@ -101,7 +124,7 @@ func (x *Executor) Execute(ctx context.Context, v *llb.Vertex, inputs []digest.D
 	case *llb.File:
 		return x.file(ctx, v, op, inputs)
 	case *llb.Exec:
-		return x.exec(ctx, v, op, inputs[0])
+		return x.exec(ctx, v, op, inputs)
 	}
 	panic(fmt.Sprintf("executor: operation %T", v.Op()))
 }

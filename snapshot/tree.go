@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -52,7 +53,8 @@ func (s *Store) hasTree(c *Chain) bool {
 const unpackers = 4
 
 // Trees returns the trees of a chain's layers, the topmost first, as overlayfs takes them for
-// lower directories. Those that are missing are made.
+// lower directories. Those that are missing are made. A tree that is in the chain more than once is
+// returned once, at its topmost place: there it hides all that it has further down.
 func (s *Store) Trees(ctx context.Context, id digest.Digest) ([]string, error) {
 	chains, err := s.Chains(id)
 	if err != nil {
@@ -67,7 +69,15 @@ func (s *Store) Trees(ctx context.Context, id digest.Digest) ([]string, error) {
 			return err
 		})
 	}
-	return out, g.Wait()
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	seen := map[string]bool{}
+	return slices.DeleteFunc(out, func(tree string) bool {
+		again := seen[tree]
+		seen[tree] = true
+		return again
+	}), nil
 }
 
 func (s *Store) tree(ctx context.Context, c *Chain) (string, error) {

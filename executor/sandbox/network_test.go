@@ -461,7 +461,7 @@ func testInside(t *testing.T) {
 	}
 }
 
-// TestAptGetUpdate uses the real network, and the Debian system of this host as the base of a sandbox.
+// TestAptGetUpdate uses the real network, with the apt of this host, a Debian.
 func TestAptGetUpdate(t *testing.T) {
 	if os.Getenv("SANDBOX_TEST_ONLINE") == "" {
 		t.Skip("SANDBOX_TEST_ONLINE is not set")
@@ -481,12 +481,13 @@ func TestAptGetUpdate(t *testing.T) {
 		}
 	}
 	spec := client(t)
-	spec.Args = []string{"sh", "-c", "mkdir -p /tmp/lists/partial && apt-get update -o APT::Sandbox::User=root -o Dir::State::Lists=/tmp/lists -o Acquire::Languages=none -o Acquire::Retries=0 -o APT::Update::Error-Mode=any"}
+	spec.Args = []string{"sh", "-c", "mkdir -p /tmp/lists/partial /var/cache/apt/archives/partial && apt-get update -o APT::Sandbox::User=root -o Dir::State::Lists=/tmp/lists -o Acquire::Languages=none -o Acquire::Retries=0 -o APT::Update::Error-Mode=any"}
 	spec.Env = append(os.Environ(), "PATH=/usr/sbin:/usr/bin:/sbin:/bin")
 	resolv := filepath.Join(t.TempDir(), "resolv.conf")
 	write(t, resolv, "nameserver 192.0.0.1\n")
-	spec.Mounts = []sandbox.Mount{{Type: sandbox.MountBind, Source: resolv, Target: "/etc/resolv.conf"}}
-	spec.Root.Lower = []string{"/"}
+	for _, m := range [][2]string{{"/etc", "/etc"}, {resolv, "/etc/resolv.conf"}, {"/var/lib/dpkg", "/var/lib/dpkg"}} {
+		spec.Mounts = append(spec.Mounts, sandbox.Mount{Type: sandbox.MountBind, Source: m[0], Target: m[1], ReadOnly: true})
+	}
 	var out bytes.Buffer
 	status, err := r.Run(t.Context(), spec, sandbox.Stdio{Out: &out, Err: &out})
 	if err != nil || status.Code != 0 {
