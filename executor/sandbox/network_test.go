@@ -461,6 +461,34 @@ func testInside(t *testing.T) {
 	}
 }
 
+// TestNoNetworkToGive: a host may forbid network namespaces. The plan can then be carried out with another network.
+func TestNoNetworkToGive(t *testing.T) {
+	if os.Getenv(networkVariable) == "" {
+		mode(t)
+		cmd := exec.Command("/proc/self/exe", "-test.v", "-test.run=^TestNoNetworkToGive$")
+		cmd.Env = append(os.Environ(), networkVariable+"=1", modeVariable+"=", "TMPDIR="+t.TempDir())
+		ids := []syscall.SysProcIDMap{{Size: 1}}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS, UidMappings: ids, GidMappings: ids}
+		out, err := cmd.CombinedOutput()
+		t.Logf("%s", out)
+		if err != nil {
+			t.Error(err)
+		}
+		return
+	}
+	if err := os.WriteFile("/proc/sys/user/max_net_namespaces", []byte("0"), 0); err != nil {
+		t.Skip(err)
+	}
+	spec := defaultNet(sh(t, "echo hello"))
+	_, _, _, err := try(spec)
+	var none *sandbox.NetworkError
+	if !errors.As(err, &none) || !errors.Is(err, syscall.ENOSPC) || none.Err.Error() != "new network namespace: no space left on device" {
+		t.Fatalf("got %v", err)
+	}
+	spec.Network = sandbox.NetworkHost
+	expect(t, spec, "hello\n")
+}
+
 // TestAptGetUpdate uses the real network, with the apt of this host, a Debian.
 func TestAptGetUpdate(t *testing.T) {
 	if os.Getenv("SANDBOX_TEST_ONLINE") == "" {
