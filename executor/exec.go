@@ -56,7 +56,11 @@ func (x *Executor) exec(ctx context.Context, v *llb.Vertex, op *llb.Exec, inputs
 	}
 	defer c.remove()
 	stdout, stderr := x.Log(v)
-	status, err := sandbox.Run(ctx, c.spec, sandbox.Stdio{Out: stdout, Err: stderr})
+	proc, err := x.start(ctx, c, sandbox.Stdio{Out: stdout, Err: stderr})
+	if err != nil {
+		return digest.Digest{}, err
+	}
+	status, err := proc.Wait()
 	c.release() // others may wait for a cache
 	if err != nil {
 		return digest.Digest{}, err
@@ -135,15 +139,12 @@ func (x *Executor) prepare(ctx context.Context, root digest.Digest, p process) (
 	c.spec = sandbox.Spec{
 		Args: p.Args, Env: withHome(p.Env, u.Home), Cwd: p.Cwd,
 		UID: uint32(u.Uid), GID: uint32(u.Gid), Groups: groups(u.Gid, u.Sgids),
-		Caps: sandbox.DefaultCaps(), Hostname: p.Hostname, Network: sandbox.NetworkHost,
+		Caps: sandbox.DefaultCaps(), Hostname: p.Hostname, Network: x.network(p.Network),
 		Root: sandbox.Root{Lower: append([]string{tmp.Join("stub")}, lower...), Upper: tmp.Join("upper"), Work: tmp.Join("work"), Target: tmp.Join("root")},
 	}
 	c.spec.Limits, c.spec.ShmSize = x.Limits, x.ShmSize
 	if p.Hostname == "" {
 		c.spec.Hostname = defaultHostname
-	}
-	if p.Network == llb.NetworkNone {
-		c.spec.Network = sandbox.NetworkNone
 	}
 	err = c.files(ctx)
 	if err == nil && x.Root != sandbox.RootOverlay {
@@ -185,7 +186,7 @@ func (c *container) files(ctx context.Context) error {
 	}
 	for target, content := range map[string][]byte{
 		"/etc/hosts":       hostsFile(c.spec.Hostname, c.Hosts),
-		"/etc/resolv.conf": resolvConf(c.Network),
+		"/etc/resolv.conf": resolvConf(c.spec.Network),
 	} {
 		source := c.tmp.Join(path.Base(target))
 		if err := os.WriteFile(source, content, 0o644); err != nil {
@@ -233,19 +234,11 @@ func hostsFile(hostname string, more []llb.Host) []byte {
 	return []byte(b.String())
 }
 
-// resolvConf returns the host's resolver configuration, which is right for a process that has the host's network.
-func resolvConf(n llb.Network) []byte {
-	if n == llb.NetworkNone {
-		return nil
-	}
-	b, _ := os.ReadFile("/etc/resolv.conf")
-	return b
-}
-
 // A RunSpec says how to run an image.
 type RunSpec struct {
 	Args, Env []string
 	Cwd, User string
+	Network   llb.Network // "" is the default one
 	Stdin     io.Reader
 	Stdout    io.Writer
 	Stderr    io.Writer
@@ -258,13 +251,13 @@ type RunSpec struct {
 // Run runs a process on the chain root and returns how it ended. What it changes is thrown away. An end of ctx ends
 // the preparations; once the process runs, signals are for it to take, and it decides when this ends.
 func (x *Executor) Run(ctx context.Context, root digest.Digest, r RunSpec) (sandbox.Status, error) {
-	c, err := x.prepare(ctx, root, process{Args: r.Args, Env: r.Env, Cwd: r.Cwd, User: r.User, Hostname: hostnameOf(root)})
+	c, err := x.prepare(ctx, root, process{Args: r.Args, Env: r.Env, Cwd: r.Cwd, User: r.User, Network: r.Network, Hostname: hostnameOf(root)})
 	if err != nil {
 		return sandbox.Status{}, err
 	}
 	defer c.remove()
 	c.spec.Terminal = r.Terminal
-	p, err := sandbox.Start(context.WithoutCancel(ctx), c.spec, sandbox.Stdio{In: r.Stdin, Out: r.Stdout, Err: r.Stderr})
+	p, err := x.start(context.WithoutCancel(ctx), c, sandbox.Stdio{In: r.Stdin, Out: r.Stdout, Err: r.Stderr})
 	if err != nil {
 		return sandbox.Status{}, err
 	}

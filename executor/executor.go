@@ -24,6 +24,8 @@ type Executor struct {
 	Locals map[string]snapshot.Tree
 	// Log gives the writers for the output of a step.
 	Log func(v *llb.Vertex) (stdout, stderr io.Writer)
+	// Warn takes what the person who builds should know.
+	Warn func(text string)
 	// Secrets returns the value of a secret, and whether there is one of that ID.
 	Secrets func(id string) ([]byte, bool, error)
 	// Agents serve connections to SSH agents, by ID. A function returns when its connection ends.
@@ -39,12 +41,20 @@ type Executor struct {
 	// Now tells the time that new layers and directories get.
 	Now func() time.Time
 
+	networks
 	folders folders // what bind mounts show of the Locals
 	renewed renewed // the caches that this build has emptied
 }
 
+// EndSteps lets go of what is kept from one process for the next. The kernel takes a while for it, so it is for
+// as soon as none follows; one that follows nevertheless takes a little longer.
+func (x *Executor) EndSteps() { x.runner.Close() }
+
 // Close removes what steps of this process have shared.
-func (x *Executor) Close() error { return x.folders.remove() }
+func (x *Executor) Close() error {
+	x.EndSteps()
+	return x.folders.remove()
+}
 
 // Definition implements solver.Executor. What a step selects from a local folder is part of its definition,
 // by content: a folder has no other identity that holds on the next machine.

@@ -53,11 +53,6 @@ func (f *File) Supports(cmd instructions.Command) error {
 			return f.At(cmd.Location(), fmt.Errorf("%s is not supported by this version", m.name))
 		}
 	}
-	if c, ok := cmd.(*instructions.RunCommand); ok && instructions.GetNetwork(c) == instructions.NetworkHost {
-		start, end := lines(cmd.Location())
-		return &Error{File: f.Name, Start: start, End: end, Msg: "network.host is not allowed",
-			Hint: "a RUN sees the network of its sandbox; remove --network=host, or use --network=none to see none"}
-	}
 	return nil
 }
 

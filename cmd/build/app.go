@@ -55,7 +55,7 @@ func (a *app) open() error {
 	a.client = source.NewClient(version())
 	a.layers = snapshot.New(a.disk, a.client.Fetch)
 	a.images = source.NewImages(a.disk, a.layers, a.client)
-	a.executor = &executor.Executor{Layers: a.layers, Disk: a.disk, Locals: map[string]snapshot.Tree{}, Now: time.Now, Root: sandbox.RootOverlay}
+	a.executor = &executor.Executor{Layers: a.layers, Disk: a.disk, Locals: map[string]snapshot.Tree{}, Warn: a.warn, Now: time.Now, Root: sandbox.RootOverlay}
 	return nil
 }
 

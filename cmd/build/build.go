@@ -36,7 +36,7 @@ type buildOptions struct {
 	labels, hosts, outputs          []string
 	secrets, agents                 []string
 	noCache, pull, push, quiet      bool
-	noCacheFilter                   []string
+	noCacheFilter, allow            []string
 	iidFile, metadataFile, progress string
 	jobs                            int64
 	limits                          limitOptions
@@ -65,9 +65,10 @@ func (a *app) buildCommand() *cobra.Command {
 	f.StringVar(&o.platform, "platform", "", "the platform to build for (default that of this machine)")
 	f.StringArrayVar(&o.labels, "label", nil, "label of the image, as KEY=VALUE")
 	f.StringArrayVar(&o.hosts, "add-host", nil, "line of /etc/hosts in RUN steps, as NAME:IP")
+	f.StringVar(&o.network, "network", "default", "network of RUN steps: default, none or host")
+	f.StringSliceVar(&o.allow, "allow", nil, "what steps may do beyond their sandbox: network.host, to use the network of this host")
 	f.StringArrayVar(&o.secrets, "secret", nil, "value for RUN --mount=type=secret, as id=ID,src=FILE or id=ID,env=VARIABLE")
 	f.StringArrayVar(&o.agents, "ssh", nil, "SSH agent for RUN --mount=type=ssh, as default, ID=SOCKET or ID=KEY[,KEY]")
-	f.StringVar(&o.network, "network", "default", "network of RUN steps: default or none")
 	f.BoolVar(&o.noCache, "no-cache", false, "run every step, whatever is known of it")
 	f.StringSliceVar(&o.noCacheFilter, "no-cache-filter", nil, "run every step of these stages")
 	f.BoolVar(&o.pull, "pull", false, "ask the registries again what the tags of base images mean")
@@ -99,6 +100,7 @@ type plan struct {
 	platform ocispec.Platform
 	args     map[string]string
 	labels   map[string]string
+	hostNet  bool // steps may use the network of the host
 	hosts    []llb.Host
 	epoch    *time.Time
 	outputs  []exporter.Output
@@ -198,12 +200,8 @@ func planFlags(p *plan) error {
 		}
 		p.platform = platforms.Normalize(parsed)
 	}
-	switch p.network {
-	case "default", "none":
-	case "host":
-		return usagef("the default network is that of the host in this version", "--network host: network.host is not allowed")
-	default:
-		return usagef("it is default or none", "--network %s: no such network", p.network)
+	if err := planNetwork(p); err != nil {
+		return err
 	}
 	if p.jobs < 1 {
 		return usagef("", "--jobs %d: at least 1 step must run", p.jobs)
@@ -226,6 +224,32 @@ func planFlags(p *plan) error {
 		return err
 	}
 	return planEpoch(p)
+}
+
+// planNetwork reads --allow and --network.
+func planNetwork(p *plan) error {
+	for _, name := range p.allow {
+		if name != "network.host" {
+			return usagef("network.host is the one that this version knows", "--allow %s: no such entitlement", name)
+		}
+		p.hostNet = true
+	}
+	if err := checkNetwork(p.network); err != nil {
+		return err
+	}
+	if p.network == string(llb.NetworkHost) && !p.hostNet {
+		return usagef("build with --allow network.host if the Dockerfile may use the services of this host", "--network host: network.host is not allowed")
+	}
+	return nil
+}
+
+// checkNetwork checks the value of --network.
+func checkNetwork(name string) error {
+	switch llb.Network(name) {
+	case llb.NetworkDefault, llb.NetworkNone, llb.NetworkHost:
+		return nil
+	}
+	return usagef("it is default, none or host", "--network %s: no such network", name)
 }
 
 // planEpoch reads SOURCE_DATE_EPOCH, which the environment hands on to every build.
@@ -358,7 +382,7 @@ func readIgnore(p *plan) error {
 func (a *app) lower(ctx context.Context, p *plan) error {
 	opt := lower.Options{
 		Target: p.target, Platform: p.platform, BuildPlatform: platforms.Normalize(platforms.DefaultSpec()),
-		BuildArgs: p.args, Labels: p.labels, Hosts: p.hosts, Epoch: p.epoch, Network: llb.Network(p.network), Hostname: p.args["BUILDKIT_SANDBOX_HOSTNAME"],
+		BuildArgs: p.args, Labels: p.labels, Hosts: p.hosts, Epoch: p.epoch, Network: llb.Network(p.network), AllowHostNetwork: p.hostNet, Hostname: p.args["BUILDKIT_SANDBOX_HOSTNAME"],
 		NoCache: p.noCache, NoCacheFilter: p.noCacheFilter, Ignore: p.ignore,
 		Resolve: func(ctx context.Context, ref string, platform ocispec.Platform) (*lower.Image, error) {
 			return a.resolve(ctx, ref, platform, p.pull)

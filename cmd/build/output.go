@@ -20,6 +20,7 @@ import (
 // the store; with names, the store gets them too.
 func (a *app) produce(ctx context.Context, p *plan) ([]*exporter.Result, error) {
 	chain, err := a.solver(p).Solve(ctx, p.lowered.Root)
+	a.executor.EndSteps()
 	if err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/seed0570efb0/build/executor"
 	"github.com/seed0570efb0/build/executor/sandbox"
+	"github.com/seed0570efb0/build/llb"
 	"github.com/seed0570efb0/build/source"
 )
 
@@ -26,6 +27,7 @@ type runOptions struct {
 	env           []string
 	user, workdir string
 	limits        limitOptions
+	network       string
 }
 
 func (a *app) runCommand() *cobra.Command {
@@ -55,10 +57,14 @@ exit status is that of this command.`,
 	f.StringVarP(&o.workdir, "workdir", "w", "", "working directory, in place of the image's WORKDIR")
 	a.isolationFlag(f)
 	o.limits.flags(f)
+	f.StringVar(&o.network, "network", "default", "network of the process: default, none or host")
 	return c
 }
 
 func (a *app) run(ctx context.Context, o *runOptions, ref string, args []string) error {
+	if err := checkNetwork(o.network); err != nil {
+		return err
+	}
 	if err := a.enter(ctx); err != nil {
 		return err
 	}
@@ -80,6 +86,7 @@ func (a *app) run(ctx context.Context, o *runOptions, ref string, args []string)
 	spec := executor.RunSpec{
 		Args: argv, Env: environment(img.Spec.Config.Env, o.env), Cwd: img.Spec.Config.WorkingDir, User: img.Spec.Config.User,
 		Stdin: a.in, Stdout: a.stdio.out, Stderr: a.err, Terminal: true, Started: forward(a.in),
+		Network: llb.Network(o.network),
 	}
 	if o.user != "" {
 		spec.User = o.user
@@ -90,6 +97,7 @@ func (a *app) run(ctx context.Context, o *runOptions, ref string, args []string)
 	if spec.Cwd == "" {
 		spec.Cwd = "/"
 	}
+	defer a.executor.Close()
 	var status sandbox.Status
 	err = a.retryDamaged(func() (err error) { // which shows before the process starts
 		status, err = a.executor.Run(ctx, img.Chain, spec)

@@ -16,6 +16,7 @@ const (
 	childName = "build-sandbox" // argv[0] of the child
 	planFD    = 3               // holds the Spec
 	reportFD  = 4               // takes a failure; closed by exec
+	networkFD = 5               // for NetworkDefault: a namespace to join, or a socket that takes what a new one comes with
 )
 
 // Main carries out a Spec and never returns, if this process is one that Start made;
@@ -44,7 +45,7 @@ func giveUp(err error) {
 }
 
 // inherit takes over what the parent hands on: the plan.
-func inherit() (*Spec, error) {
+func inherit() (*plan, error) {
 	// Of all that was inherited, only the standard streams outlive the exec.
 	if err := unix.CloseRange(3, 1<<32-1, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return nil, fmt.Errorf("close_range: %w", err)
@@ -70,16 +71,15 @@ func child() error {
 			return fmt.Errorf("setsid: %w", err)
 		}
 	}
+	// It comes first: when it fails, the folders of the root are as they were.
+	if err := spec.enterNetwork(); err != nil {
+		return err
+	}
 	if err := spec.enterRoot(); err != nil {
 		return err
 	}
 	if err := unix.Sethostname([]byte(spec.Hostname)); err != nil {
 		return fmt.Errorf("set the host name %q: %w", spec.Hostname, err)
-	}
-	if spec.Network == NetworkNone {
-		if err := raiseLoopback(); err != nil {
-			return fmt.Errorf("bring lo up: %w", err)
-		}
 	}
 	if err := spec.apply(); err != nil {
 		return err
@@ -93,7 +93,13 @@ func child() error {
 	return spec.exec()
 }
 
-func readPlan() (*Spec, error) {
+// A plan is what the child gets.
+type plan struct {
+	*Spec
+	Join bool `json:"join,omitempty"` // what networkFD is
+}
+
+func readPlan() (*plan, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(planFD, &st); err != nil {
 		return nil, err
@@ -103,8 +109,8 @@ func readPlan() (*Spec, error) {
 		return nil, err
 	}
 	unix.Close(planFD)
-	spec := new(Spec)
-	return spec, json.Unmarshal(b, spec)
+	p := new(plan)
+	return p, json.Unmarshal(b, p)
 }
 
 // enterRoot builds the file system of the plan and makes it the only one there is.
@@ -151,21 +157,6 @@ func (s *Spec) enterRoot() error {
 	return nil
 }
 
-// raiseLoopback makes 127.0.0.1 reachable in a new network namespace.
-func raiseLoopback() error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	lo, err := unix.NewIfreq("lo")
-	if err != nil {
-		return err
-	}
-	lo.SetUint16(unix.IFF_UP)
-	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo)
-}
-
 // dieWithParent asks for SIGKILL when the parent ends. The parent asked for it before,
 // but changed credentials cancel that.
 func dieWithParent() error {
@@ -186,9 +177,10 @@ func dieWithParent() error {
 
 // A failure is what the child reports: an error as plain data.
 type failure struct {
-	Exec  string        `json:"exec,omitempty"` // Name of an ExecError
-	Text  string        `json:"text"`
-	Errno syscall.Errno `json:"errno,omitempty"`
+	Exec    string        `json:"exec,omitempty"`    // Name of an ExecError
+	Network bool          `json:"network,omitempty"` // whether it is a NetworkError
+	Text    string        `json:"text"`
+	Errno   syscall.Errno `json:"errno,omitempty"`
 }
 
 func newFailure(err error) failure {
@@ -197,6 +189,10 @@ func newFailure(err error) failure {
 	if errors.As(err, &execErr) {
 		f.Exec, err = execErr.Name, execErr.Err
 	}
+	var netErr *NetworkError
+	if errors.As(err, &netErr) {
+		f.Network, err = true, netErr.Err
+	}
 	errors.As(err, &f.Errno)
 	f.Text = err.Error()
 	return f
@@ -204,8 +200,11 @@ func newFailure(err error) failure {
 
 // err returns the error that the failure was made of, as the parent's caller sees it.
 func (f failure) err() error {
-	if f.Exec != "" {
+	switch {
+	case f.Exec != "":
 		return &ExecError{Name: f.Exec, Err: &childError{f.Text, f.Errno}}
+	case f.Network:
+		return &NetworkError{&childError{f.Text, f.Errno}}
 	}
 	return fmt.Errorf("sandbox: %w", &childError{f.Text, f.Errno})
 }

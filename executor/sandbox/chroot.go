@@ -35,7 +35,7 @@ func (s *Spec) supervise() error {
 		files = append(files, os.NewFile(uintptr(fd), "group"))
 		s.Limits.Groups[i] = reportFD + 1 + i
 	}
-	plan, err := planFile(*s)
+	plan, err := planFile(plan{Spec: s})
 	if err != nil {
 		return err
 	}

@@ -22,6 +22,13 @@ const modeVariable = "SANDBOX_TEST_MODE"
 
 func TestMain(m *testing.M) {
 	sandbox.Main()
+	if os.Getenv(clientVariable) != "" {
+		if err := runClient(os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	if _, inside := userns.Inside(); os.Getenv(modeVariable) != "" && !inside {
 		mode := userns.SingleID
 		if os.Getenv(modeVariable) == "subids" {

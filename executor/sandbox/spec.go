@@ -107,8 +107,10 @@ type Network string
 
 // The networks.
 const (
-	NetworkHost Network = "host" // that of this process
-	NetworkNone Network = "none" // a new one with a loopback interface only
+	// NetworkDefault is a new one; what the process sends leaves through sockets of this process (package uplink).
+	NetworkDefault Network = "default"
+	NetworkNone    Network = "none" // a new one with a loopback interface only
+	NetworkHost    Network = "host" // that of this process
 )
 
 // Stdio holds the standard streams of a process; nil is /dev/null. Files are
@@ -160,7 +162,7 @@ func (s *Spec) check() error {
 		return errors.New("the root has no lower tree")
 	case len(s.Args) == 0 || s.Args[0] == "":
 		return errors.New("there is no command to run")
-	case s.Network != NetworkHost && s.Network != NetworkNone:
+	case s.Network != NetworkDefault && s.Network != NetworkNone && s.Network != NetworkHost:
 		return fmt.Errorf("network %q is not known", s.Network)
 	}
 	for _, text := range slices.Concat(s.Args, s.Env) {

@@ -6,21 +6,56 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/seed0570efb0/build/executor/sandbox/uplink"
 )
+
+// A Runner starts sandboxes. From one to the next it keeps what takes the kernel long to make. The zero Runner is ready.
+type Runner struct {
+	// Resolvers answer the DNS queries that processes with NetworkDefault send to uplink.Gateway4.
+	Resolvers []netip.AddrPort
+
+	mu     sync.Mutex
+	closed bool
+	free   []*uplink.Gateway // of namespaces that no sandbox is in, as good as new
+}
+
+// Close lets go of what the Runner keeps. It does not affect sandboxes that still run.
+func (r *Runner) Close() {
+	r.mu.Lock()
+	free := r.free
+	r.free, r.closed = nil, true
+	r.mu.Unlock()
+	for _, g := range free {
+		g.Close()
+	}
+}
+
+// Run is Runner.Run for a single sandbox.
+func Run(ctx context.Context, spec Spec, stdio Stdio) (Status, error) {
+	return (&Runner{closed: true}).Run(ctx, spec, stdio)
+}
+
+// Start is Runner.Start for a single sandbox.
+func Start(ctx context.Context, spec Spec, stdio Stdio) (*Process, error) {
+	return (&Runner{closed: true}).Start(ctx, spec, stdio)
+}
 
 // Run starts spec and waits for its end. A nil error promises that status is how the
 // process ended by itself. In any case nothing of the sandbox is left when Run
 // returns: no process, no mount. Cancelling ctx kills all that is in it.
-func Run(ctx context.Context, spec Spec, stdio Stdio) (Status, error) {
-	p, err := Start(ctx, spec, stdio)
+func (r *Runner) Run(ctx context.Context, spec Spec, stdio Stdio) (Status, error) {
+	p, err := r.Start(ctx, spec, stdio)
 	if err != nil {
 		return Status{}, err
 	}
@@ -29,8 +64,10 @@ func Run(ctx context.Context, spec Spec, stdio Stdio) (Status, error) {
 
 // A Process is a sandbox whose process was started.
 type Process struct {
-	cmd  *exec.Cmd
-	done chan struct{} // closed when the fields below are set and all is gone
+	runner  *Runner
+	network *network
+	cmd     *exec.Cmd
+	done    chan struct{} // closed when the fields below are set and all is gone
 
 	group    *group   // nil where there is no limit
 	lifeline *os.File // of a chroot: closing it kills all that is in it
@@ -41,15 +78,20 @@ type Process struct {
 
 // Start starts spec. A nil error promises that the process runs (its set-up and its exec
 // succeeded), and that it ends when ctx is cancelled; the caller must call Wait. A
-// command that cannot be executed is an *ExecError.
-func Start(ctx context.Context, spec Spec, stdio Stdio) (*Process, error) {
+// command that cannot be executed is an *ExecError; a network that this host cannot give is
+// a *NetworkError.
+func (r *Runner) Start(ctx context.Context, spec Spec, stdio Stdio) (*Process, error) {
 	if err := spec.check(); err != nil {
 		return nil, fmt.Errorf("sandbox: %w", err)
 	}
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	p := &Process{done: make(chan struct{})}
+	n, err := r.newNetwork(&spec)
+	if err != nil {
+		return nil, fmt.Errorf("sandbox: %w", err)
+	}
+	p := &Process{runner: r, network: n, done: make(chan struct{})}
 	started := make(chan error)
 	go p.run(ctx, spec, stdio, started)
 	if err := <-started; err != nil {
@@ -93,18 +135,26 @@ func (p *Process) run(ctx context.Context, spec Spec, stdio Stdio, started chan<
 	}
 	stop := context.AfterFunc(ctx, p.kill)
 	defer stop()
-	err = readReport(report)
-	report.Close()
-	if err != nil {
+	if err := p.ready(report); err != nil {
 		p.cmd.Wait()
 		p.tidy()
 		started <- err
 		return
 	}
 	started <- nil
-	defer close(p.done)
 	p.status, p.err = p.wait(ctx)
 	p.tidy()
+	close(p.done)
+}
+
+// ready waits until the child has executed its command, or returns why it has not.
+func (p *Process) ready(report *os.File) error {
+	defer report.Close()
+	if err := p.runner.connect(p.network); err != nil {
+		p.cmd.Process.Kill()
+		return fmt.Errorf("sandbox: network: %w", err)
+	}
+	return readReport(report)
 }
 
 // launch starts the child, and returns where it reports what fails before its exec.
@@ -114,8 +164,8 @@ func (p *Process) launch(spec Spec, stdio Stdio) (report *os.File, err error) {
 	if err != nil {
 		return nil, err
 	}
-	first := lifelineFD
-	if spec.Chroot {
+	first := lifelineFD // or networkFD: a chroot has no network of its own
+	if spec.Chroot || p.network.childFile() != nil {
 		first++
 	}
 	for i := range doors {
@@ -125,7 +175,7 @@ func (p *Process) launch(spec Spec, stdio Stdio) (report *os.File, err error) {
 	if err != nil {
 		return nil, err
 	}
-	plan, err := planFile(spec)
+	plan, err := planFile(plan{Spec: &spec, Join: p.network.gateway != nil})
 	if err != nil {
 		return nil, err
 	}
@@ -146,6 +196,9 @@ func (p *Process) launch(spec Spec, stdio Stdio) (report *os.File, err error) {
 	cmd.Args = []string{childName}
 	cmd.Env = []string{}                     // nil would be ours
 	cmd.ExtraFiles = []*os.File{plan, child} // planFD, reportFD
+	if f := p.network.childFile(); f != nil {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, f) // networkFD
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: spec.cloneFlags(), Pdeathsig: syscall.SIGKILL}
 	if spec.Chroot {
 		// The supervisor outlives us for as long as it takes to kill what is left.
@@ -175,6 +228,7 @@ func (p *Process) tie(cmd *exec.Cmd) (end *os.File, err error) {
 
 // tidy gives back what the sandbox had beside its process, which has ended.
 func (p *Process) tidy() {
+	p.runner.release(p.network)
 	if p.lifeline != nil {
 		p.lifeline.Close()
 	}
@@ -223,9 +277,9 @@ func attachInput(cmd *exec.Cmd, in io.Reader) error {
 	return nil
 }
 
-// planFile returns an unnamed file that holds spec. A pipe would need a writer once spec outgrows its buffer.
-func planFile(spec Spec) (*os.File, error) {
-	b, err := json.Marshal(spec)
+// planFile returns an unnamed file that holds p. A pipe would need a writer once p outgrows its buffer.
+func planFile(p plan) (*os.File, error) {
+	b, err := json.Marshal(p)
 	if err != nil {
 		return nil, err
 	}

@@ -160,6 +160,8 @@ func caseOptions(t *testing.T, text string) Options {
 			opt.NoCacheFilter = append(opt.NoCacheFilter, value)
 		case "network":
 			opt.Network = llb.Network(value)
+		case "allow":
+			opt.AllowHostNetwork = value == "network.host"
 		case "hostname":
 			opt.Hostname = value
 		case "host":

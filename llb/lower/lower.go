@@ -65,6 +65,8 @@ type Options struct {
 	Hosts    []llb.Host
 	Network  llb.Network
 	Hostname string
+	// AllowHostNetwork lets a RUN ask for the network of the host.
+	AllowHostNetwork bool
 	// NoCache runs every step anew, NoCacheFilter those of the stages it names.
 	NoCache       bool
 	NoCacheFilter []string

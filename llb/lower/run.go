@@ -11,6 +11,7 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
 
 	"github.com/seed0570efb0/build/llb"
+	"github.com/seed0570efb0/build/parser"
 )
 
 // applyRun adds a process. Its text is not expanded, that is the shell's part,
@@ -25,8 +26,9 @@ func (s *stage) applyRun(c *instructions.RunCommand) error {
 		Hosts:    s.opt.Hosts,
 		Proxy:    s.proxy,
 	}
-	if instructions.GetNetwork(c) == instructions.NetworkNone {
-		op.Network = llb.NetworkNone
+	var err error
+	if op.Network, err = s.network(c); err != nil {
+		return err
 	}
 	inputs, err := s.mounts(c, op)
 	if err != nil {
@@ -46,6 +48,24 @@ func (s *stage) applyRun(c *instructions.RunCommand) error {
 	lex.RawQuotes, lex.RawEscapes, lex.SkipUnsetEnv = true, true, true
 	s.step(op, s.describe(c.String()+summary, lex, s.masked(op.Mounts)), inputs...)
 	return s.record("RUN "+s.withArgs(op.Args)+" # buildkit", true)
+}
+
+// network returns the network that a process sees: that of the build, unless the instruction names one.
+func (s *stage) network(c *instructions.RunCommand) (llb.Network, error) {
+	switch instructions.GetNetwork(c) {
+	case instructions.NetworkNone:
+		return llb.NetworkNone, nil
+	case instructions.NetworkHost:
+		if s.opt.AllowHostNetwork {
+			return llb.NetworkHost, nil
+		}
+		err := s.file.At(c.Location(), errors.New("network.host is not allowed"))
+		if positioned := (*parser.Error)(nil); errors.As(err, &positioned) {
+			positioned.Hint = "build with --allow network.host if the Dockerfile may use the services of this host"
+		}
+		return "", err
+	}
+	return s.opt.Network, nil
 }
 
 // withArgs puts the declared arguments before a command as history shows them, "|2 A=1 B=2 make": each
