@@ -2,10 +2,12 @@ package executor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/docker/go-units"
@@ -42,18 +44,20 @@ func OutOfMemory(used, limit int64) string {
 	return fmt.Sprintf("out of memory: used %s of %s", units.BytesSize(float64(used)), units.BytesSize(float64(limit)))
 }
 
-// exec runs an Exec operation on the chain root; what the process changes is the new layer.
-func (x *Executor) exec(ctx context.Context, v *llb.Vertex, op *llb.Exec, root digest.Digest) (digest.Digest, error) {
-	c, err := x.prepare(ctx, root, process{
+// exec runs an Exec operation on its first input; what the process changes there is the new layer.
+func (x *Executor) exec(ctx context.Context, v *llb.Vertex, op *llb.Exec, inputs []digest.Digest) (digest.Digest, error) {
+	c, err := x.prepare(ctx, inputs[0], process{
 		Args: op.Args, Env: append(op.Env[:len(op.Env):len(op.Env)], op.Proxy...), Cwd: op.Cwd, User: op.User,
 		Network: op.Network, Hostname: op.Hostname, Hosts: op.Hosts,
+		Mounts: op.Mounts, Vertex: v, Inputs: inputs,
 	})
 	if err != nil {
 		return digest.Digest{}, err
 	}
-	defer c.tmp.Remove()
+	defer c.remove()
 	stdout, stderr := x.Log(v)
 	status, err := sandbox.Run(ctx, c.spec, sandbox.Stdio{Out: stdout, Err: stderr})
+	c.release() // others may wait for a cache
 	if err != nil {
 		return digest.Digest{}, err
 	}
@@ -63,7 +67,7 @@ func (x *Executor) exec(ctx context.Context, v *llb.Vertex, op *llb.Exec, root d
 	if status.Code != 0 {
 		return digest.Digest{}, &ExitError{op.Args, status, x.Limits.Memory}
 	}
-	return x.commit(c, root)
+	return x.commit(ctx, c, inputs[0])
 }
 
 // A process is what prepare needs to know of what is to run.
@@ -73,13 +77,37 @@ type process struct {
 	Network   llb.Network
 	Hostname  string
 	Hosts     []llb.Host
+
+	// Mounts refer to Inputs, the results of the inputs of Vertex.
+	Mounts []llb.Mount
+	Vertex *llb.Vertex
+	Inputs []digest.Digest
 }
 
 // A container is a sandbox that is ready to start, with the folder its files are in.
 type container struct {
-	spec sandbox.Spec
-	tmp  *cache.TempDir
-	flat *snapshot.Flat // the root, when it is no overlay
+	process
+	x       *Executor
+	view    *snapshot.View // of the root
+	spec    sandbox.Spec
+	tmp     *cache.TempDir
+	flat    *snapshot.Flat // the root, when it is no overlay
+	places  places
+	held    []func() // what release calls, last first
+	folders int      // made in tmp for mounts
+}
+
+// release ends what others may wait for, and what only the process needed.
+func (c *container) release() {
+	for _, f := range slices.Backward(c.held) {
+		f()
+	}
+	c.held = nil
+}
+
+func (c *container) remove() {
+	c.release()
+	c.tmp.Remove()
 }
 
 func (x *Executor) prepare(ctx context.Context, root digest.Digest, p process) (*container, error) {
@@ -102,12 +130,12 @@ func (x *Executor) prepare(ctx context.Context, root digest.Digest, p process) (
 	if err != nil {
 		return nil, err
 	}
-	c := &container{tmp: tmp}
+	c := &container{process: p, x: x, view: view, tmp: tmp, places: places{view: view}}
 	c.spec = sandbox.Spec{
 		Args: p.Args, Env: withHome(p.Env, u.Home), Cwd: p.Cwd,
 		UID: uint32(u.Uid), GID: uint32(u.Gid), Groups: groups(u.Gid, u.Sgids),
 		Caps: sandbox.DefaultCaps(), Hostname: p.Hostname, Network: sandbox.NetworkHost,
-		Root: sandbox.Root{Lower: append(lower, tmp.Join("stub")), Upper: tmp.Join("upper"), Work: tmp.Join("work"), Target: tmp.Join("root")},
+		Root: sandbox.Root{Lower: append([]string{tmp.Join("stub")}, lower...), Upper: tmp.Join("upper"), Work: tmp.Join("work"), Target: tmp.Join("root")},
 	}
 	c.spec.Limits, c.spec.ShmSize = x.Limits, x.ShmSize
 	if p.Hostname == "" {
@@ -116,12 +144,12 @@ func (x *Executor) prepare(ctx context.Context, root digest.Digest, p process) (
 	if p.Network == llb.NetworkNone {
 		c.spec.Network = sandbox.NetworkNone
 	}
-	err = c.files(p)
+	err = c.files(ctx)
 	if err == nil && x.Root != sandbox.RootOverlay {
 		err = x.flatten(ctx, c, root)
 	}
 	if err != nil {
-		tmp.Remove()
+		c.remove()
 		return nil, err
 	}
 	return c, nil
@@ -147,32 +175,50 @@ func withHome(env []string, home string) []string {
 	return append(env[:len(env):len(env)], "HOME="+home)
 }
 
-// files makes the folders of the overlay, and the files that every process finds in /etc. Their
-// mount points are in a tree of their own below all layers, so that none of them shows in the upper
-// directory and nothing has to be cleaned out of it.
-func (c *container) files(p process) error {
-	for _, d := range []string{"stub", "upper", "work", "root", "stub/etc"} {
-		if err := os.Mkdir(c.tmp.Join(d), 0o755); err != nil {
-			return err
-		}
-		if err := os.Chmod(c.tmp.Join(d), 0o755); err != nil { // the root's mode is not for the umask to say
-			return err
-		}
+// files makes the folders of the overlay and prepares all that is mounted over it. Mount points that the root lacks are in
+// a tree of their own above all layers, so that none of them shows in the upper directory and nothing has to be
+// cleaned out of it.
+func (c *container) files(ctx context.Context) error {
+	if err := c.mkdir("stub", "upper", "work", "root"); err != nil {
+		return err
 	}
 	for target, content := range map[string][]byte{
-		"/etc/hosts":       hostsFile(c.spec.Hostname, p.Hosts),
-		"/etc/resolv.conf": resolvConf(p.Network),
+		"/etc/hosts":       hostsFile(c.spec.Hostname, c.Hosts),
+		"/etc/resolv.conf": resolvConf(c.Network),
 	} {
 		source := c.tmp.Join(path.Base(target))
 		if err := os.WriteFile(source, content, 0o644); err != nil {
 			return err
 		}
-		if err := os.WriteFile(c.tmp.Join("stub", target), nil, 0o644); err != nil {
+		if err := c.mount(sandbox.Mount{Type: sandbox.MountBind, Source: source, Target: target}, snapshot.Regular); err != nil {
 			return err
 		}
-		c.spec.Mounts = append(c.spec.Mounts, sandbox.Mount{Type: sandbox.MountBind, Source: source, Target: target})
+	}
+	if err := c.mounts(ctx); err != nil {
+		return err
+	}
+	// What is below another mount comes after it.
+	slices.SortStableFunc(c.spec.Mounts, func(a, b sandbox.Mount) int {
+		return strings.Count(path.Clean(a.Target), "/") - strings.Count(path.Clean(b.Target), "/")
+	})
+	return snapshot.WriteEntries(c.tmp.Join("stub"), c.places.list())
+}
+
+// mkdir makes folders in tmp with the mode of a root, which is not for the umask to say.
+func (c *container) mkdir(names ...string) error {
+	for _, name := range names {
+		d := c.tmp.Join(name)
+		if err := errors.Join(os.Mkdir(d, 0o755), os.Chmod(d, 0o755)); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// mount adds a mount of a file or a folder.
+func (c *container) mount(m sandbox.Mount, kind snapshot.Type) error {
+	c.spec.Mounts = append(c.spec.Mounts, m)
+	return c.places.add(m.Target, kind)
 }
 
 func hostsFile(hostname string, more []llb.Host) []byte {
@@ -207,15 +253,16 @@ type RunSpec struct {
 	Started func(*sandbox.Process)
 }
 
-// Run runs a process on the chain root and returns how it ended. What it changes is thrown away.
+// Run runs a process on the chain root and returns how it ended. What it changes is thrown away. An end of ctx ends
+// the preparations; once the process runs, signals are for it to take, and it decides when this ends.
 func (x *Executor) Run(ctx context.Context, root digest.Digest, r RunSpec) (sandbox.Status, error) {
 	c, err := x.prepare(ctx, root, process{Args: r.Args, Env: r.Env, Cwd: r.Cwd, User: r.User, Hostname: hostnameOf(root)})
 	if err != nil {
 		return sandbox.Status{}, err
 	}
-	defer c.tmp.Remove()
+	defer c.remove()
 	c.spec.Terminal = r.Terminal
-	p, err := sandbox.Start(ctx, c.spec, sandbox.Stdio{In: r.Stdin, Out: r.Stdout, Err: r.Stderr})
+	p, err := sandbox.Start(context.WithoutCancel(ctx), c.spec, sandbox.Stdio{In: r.Stdin, Out: r.Stdout, Err: r.Stderr})
 	if err != nil {
 		return sandbox.Status{}, err
 	}

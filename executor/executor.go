@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"time"
 
 	"github.com/seed0570efb0/build/cache"
@@ -31,9 +32,19 @@ type Executor struct {
 	ShmSize int64
 	// Usage, when not nil, gets what the process of a step has used.
 	Usage func(v *llb.Vertex, u sandbox.Usage)
+	// Secrets returns the value of a secret, and whether there is one of that ID.
+	Secrets func(id string) ([]byte, bool, error)
+	// Agents serve connections to SSH agents, by ID. A function returns when its connection ends.
+	Agents map[string]func(net.Conn)
 	// Now tells the time that new layers and directories get.
 	Now func() time.Time
+
+	folders folders // what bind mounts show of the Locals
+	renewed renewed // the caches that this build has emptied
 }
+
+// Close removes what steps of this process have shared.
+func (x *Executor) Close() error { return x.folders.remove() }
 
 // Definition implements solver.Executor. What a step selects from a local folder is part of its definition,
 // by content: a folder has no other identity that holds on the next machine.
@@ -68,11 +79,7 @@ func (x *Executor) Content(ctx context.Context, v *llb.Vertex, inputs []digest.D
 			h.Digest("root", d)
 			continue
 		}
-		t, err := x.tree(ctx, v, i, inputs)
-		if err != nil {
-			return cache.Key{}, err
-		}
-		d, err := x.selection(ctx, v, i, t)
+		d, err := x.content(ctx, v, i, inputs)
 		if err != nil {
 			return cache.Key{}, err
 		}
@@ -81,7 +88,20 @@ func (x *Executor) Content(ctx context.Context, v *llb.Vertex, inputs []digest.D
 	return cache.Key(h.Sum()), nil
 }
 
-// tree returns the input of v that a File reads from.
+// content returns the digest of what v reads of a further input.
+func (x *Executor) content(ctx context.Context, v *llb.Vertex, input int, results []digest.Digest) (digest.Digest, error) {
+	_, local := v.Inputs()[input].Op().(*llb.Local)
+	if op, ok := v.Op().(*llb.Exec); ok && !local && showsAll(op, input) {
+		return x.Layers.Content(results[input]) // nothing has to be downloaded to know it
+	}
+	t, err := x.tree(ctx, v, input, results)
+	if err != nil {
+		return digest.Digest{}, err
+	}
+	return x.selection(ctx, v, input, t)
+}
+
+// tree returns an input of v as files.
 func (x *Executor) tree(ctx context.Context, v *llb.Vertex, input int, results []digest.Digest) (snapshot.Tree, error) {
 	if local, ok := v.Inputs()[input].Op().(*llb.Local); ok {
 		t, ok := x.Locals[local.Name]
@@ -103,7 +123,7 @@ func (x *Executor) Execute(ctx context.Context, v *llb.Vertex, inputs []digest.D
 	case *llb.File:
 		return x.file(ctx, v, op, inputs)
 	case *llb.Exec:
-		return x.exec(ctx, v, op, inputs[0])
+		return x.exec(ctx, v, op, inputs)
 	}
 	panic(fmt.Sprintf("executor: operation %T", v.Op()))
 }

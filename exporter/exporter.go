@@ -41,7 +41,8 @@ type Exporter struct {
 	Tagger Tagger
 	Pusher Pusher
 	Stdout io.Writer // where dest "-" leads
-	// Progress, when not nil, is told of work that takes time: what it is, how much is done, how much there is.
+	// Progress, when not nil, is told of work that takes time: what it is, how many bytes are done, how many there are,
+	// both 0 where bytes are not what is counted.
 	// It may be called by several goroutines at once.
 	Progress func(text string, current, total int64)
 	// Warn, when not nil, is told what a place could not take.

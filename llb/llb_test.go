@@ -17,15 +17,22 @@ var unhashed = map[string]string{
 
 // full returns an operation of each kind with every field set.
 func full() []llb.Op {
-	mode := uint32(0o640)
+	mode, epoch := uint32(0o640), int64(1)
 	return []llb.Op{
 		&llb.Image{Layers: []digest.Digest{{1}, {2}}, Ref: "r"},
 		&llb.Local{Name: "context", Exclude: []string{"a", "b"}},
 		&llb.Exec{Args: []string{"a", "b"}, Env: []string{"A=1"}, Cwd: "/", User: "u", Network: llb.NetworkNone, Hostname: "h",
-			Hosts: []llb.Host{{Name: "n", IP: "::1"}}, Proxy: []string{"http_proxy=x"}},
+			Hosts: []llb.Host{{Name: "n", IP: "::1"}}, Proxy: []string{"http_proxy=x"}, Mounts: []llb.Mount{
+				{Type: llb.MountBind, Target: "/b", From: 1, Source: "/s", ReadOnly: true},
+				{Type: llb.MountCache, Target: "/c", ID: "c", Sharing: llb.SharingLocked, Access: &llb.Access{Mode: 0o700, UID: 1, GID: 2}},
+				{Type: llb.MountTmpfs, Target: "/t", Size: 1},
+				{Type: llb.MountSecret, Target: "/s", ID: "s", Required: true, Env: "S", Access: &llb.Access{}},
+				{Type: llb.MountSSH, Target: "/a", ID: "default", Access: &llb.Access{Mode: 0o600}},
+			}},
 		&llb.File{Actions: []llb.Action{
 			&llb.Copy{From: 1, Sources: []llb.Source{{Path: "/a", Wildcard: true}}, Dest: "/d", Owner: &llb.Owner{Text: "1:2"}, Mode: &mode, Unpack: true},
-			&llb.Mkdir{Path: "/m", Mode: 0o755, Owner: &llb.Owner{Text: "x"}},
+			&llb.Mkdir{Path: "/m", Mode: 0o755, Owner: &llb.Owner{Text: "x"}, Time: &epoch},
+			&llb.Mkfile{Path: "/f", Mode: 0o644, Data: []byte("d"), Time: &epoch},
 		}},
 	}
 }
@@ -56,9 +63,9 @@ func change(t *testing.T, v reflect.Value) {
 		v.SetString(v.String() + "x")
 	case reflect.Bool:
 		v.SetBool(!v.Bool())
-	case reflect.Int:
+	case reflect.Int, reflect.Int64:
 		v.SetInt(v.Int() + 1)
-	case reflect.Uint32:
+	case reflect.Uint8, reflect.Uint32:
 		v.SetUint(v.Uint() ^ 1)
 	case reflect.Array:
 		v.Index(0).SetUint(v.Index(0).Uint() ^ 1)

@@ -65,9 +65,23 @@ func (s *Store) hasBlob(b Blob) bool {
 	return ok && n == b.Size
 }
 
-// openStream opens the uncompressed tar of a layer for reading once, and tells the blob it comes from
-// if that has another digest than the layer. Damaged bytes show as a *cache.DamagedError in place of io.EOF.
+// openStream opens the uncompressed tar of a layer for reading once, until ctx ends, and tells the blob it
+// comes from if that has another digest than the layer. The caller must read to io.EOF to know that the bytes are
+// right: damaged ones show as a *cache.DamagedError in its place.
 func (s *Store) openStream(ctx context.Context, layer digest.Digest) (io.ReadCloser, *Blob, error) {
+	r, from, err := s.openForm(ctx, layer)
+	if err != nil {
+		return nil, nil, err
+	}
+	return struct {
+		io.Reader
+		io.Closer
+	}{stoppable{ctx, r}, r}, from, nil
+}
+
+// openForm opens the form of a layer that is the best to read its tar from. A tree comes last: only one that was captured
+// gives the tar again, and such a layer has no blob but those made of it.
+func (s *Store) openForm(ctx context.Context, layer digest.Digest) (io.ReadCloser, *Blob, error) {
 	if r, err := s.disk.VerifiedBlob(layer); !errors.Is(err, fs.ErrNotExist) {
 		return r, nil, err
 	}
@@ -85,60 +99,79 @@ func (s *Store) openStream(ctx context.Context, layer digest.Digest) (io.ReadClo
 			return nil, nil, err
 		}
 		r, err := decompress(raw)
-		return r, &b, err
+		if err != nil {
+			return nil, nil, s.diagnose(ctx, layer, err)
+		}
+		return r, &b, nil
+	}
+	if dir := s.disk.Path(layerFile(layer, "tree")); errors.Is(err, ErrUnavailable) && isDir(dir) {
+		r, err := s.tarFromTree(ctx, layer, dir)
+		return r, nil, err
 	}
 	return nil, nil, err
 }
 
-// OpenTar opens the uncompressed tar of a chain's topmost layer for reading once. Whatever form is here is used;
-// the caller must read to io.EOF to know that the bytes are right.
-func (s *Store) OpenTar(ctx context.Context, c *Chain) (io.ReadCloser, error) {
-	if _, ok := s.disk.BlobSize(c.Layer); !ok && s.hasTree(c) {
-		return s.tarFromTree(c)
+// A stoppable reader ends with the cause of its context, so that what is made of a large file ends, too.
+type stoppable struct {
+	ctx context.Context
+	io.Reader
+}
+
+func (s stoppable) Read(p []byte) (int, error) {
+	if err := context.Cause(s.ctx); err != nil {
+		return 0, err
 	}
-	r, _, err := s.openStream(ctx, c.Layer)
-	return r, err
+	return s.Reader.Read(p)
 }
 
 // Compressed returns the blob of the chain's topmost layer in the given media type, and makes it
 // when it is not known. A layer that came with an image keeps the blob it came with, whatever
 // its compression, so that its digest stays what registries know it by.
 func (s *Store) Compressed(ctx context.Context, c *Chain, mediaType string) (Blob, error) {
-	blobs, err := s.Blobs(c.Layer)
-	if err != nil {
-		return Blob{}, err
+	b, claimed, err := s.exportable(c.Layer, mediaType)
+	if err != nil || !b.Digest.IsZero() {
+		return b, err
 	}
-	var claimed []Blob
-	for _, b := range blobs {
-		switch {
-		case !b.Proved && len(b.Origins) > 0:
-			claimed = append(claimed, b)
-		case len(b.Origins) > 0 || b.MediaType == mediaType && s.hasBlob(b):
-			return b, nil
+	if _, here := s.disk.BlobSize(c.Layer); !here && !s.hasTree(c) {
+		switch len(claimed) {
+		case 0:
+		case 1:
+			return claimed[0], nil // a base that was never needed here: it goes out as it came
+		default:
+			// Images disagree about the layer. Reading it shows who is right.
+			if _, err := s.inflate(ctx, c.Layer); err != nil {
+				return Blob{}, err
+			}
+			return s.Compressed(ctx, c, mediaType)
 		}
-	}
-	_, here := s.disk.BlobSize(c.Layer)
-	here = here || s.hasTree(c)
-	if len(claimed) == 1 && !here {
-		return claimed[0], nil // a base that was never needed here: it goes out as it came
-	}
-	if len(claimed) > 1 && !here {
-		// Images disagree about the layer. Reading it shows who is right.
-		if _, err := s.inflate(ctx, c.Layer); err != nil {
-			return Blob{}, err
-		}
-		return s.Compressed(ctx, c, mediaType)
 	}
 	unlock, err := s.disk.Lock(ctx, "compress/"+c.Layer.Hex())
 	if err != nil {
 		return Blob{}, err
 	}
 	defer unlock()
+	if b, _, err := s.exportable(c.Layer, mediaType); err != nil || !b.Digest.IsZero() {
+		return b, err // another process made it meanwhile
+	}
 	return s.compress(ctx, c, mediaType)
 }
 
+// exportable returns the known blob that a layer is exported as, and the blobs that images claim to be the layer.
+func (s *Store) exportable(layer digest.Digest, mediaType string) (known Blob, claimed []Blob, err error) {
+	blobs, err := s.Blobs(layer)
+	for _, b := range blobs {
+		switch {
+		case !b.Proved && len(b.Origins) > 0:
+			claimed = append(claimed, b)
+		case len(b.Origins) > 0 || b.MediaType == mediaType && s.hasBlob(b):
+			return b, claimed, nil
+		}
+	}
+	return Blob{}, claimed, err
+}
+
 func (s *Store) compress(ctx context.Context, c *Chain, mediaType string) (Blob, error) {
-	r, err := s.OpenTar(ctx, c)
+	r, _, err := s.openStream(ctx, c.Layer)
 	if err != nil {
 		return Blob{}, err
 	}
@@ -154,7 +187,7 @@ func (s *Store) compress(ctx context.Context, c *Chain, mediaType string) (Blob,
 		return Blob{}, err
 	}
 	if _, err := io.CopyBuffer(z, struct{ io.Reader }{r}, make([]byte, 256<<10)); err != nil {
-		return Blob{}, fmt.Errorf("layer %s: %w", c.Layer, err)
+		return Blob{}, s.diagnose(ctx, c.Layer, fmt.Errorf("layer %s: %w", c.Layer, err))
 	}
 	if err := errors.Join(z.Close(), out.Flush()); err != nil {
 		return Blob{}, err

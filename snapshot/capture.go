@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -13,23 +14,23 @@ import (
 
 // capture adds everything in dir, a tree in overlay form that nobody changes meanwhile, to w. The
 // digests in known, which may be nil, save hashing files again.
-func capture(w *Writer, dir string, known *TOC) error {
+func capture(ctx context.Context, w *Writer, dir string, known *TOC) error {
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: dir, Err: err}
 	}
-	c := capturer{w: w, known: known, names: map[[2]uint64]string{}}
+	c := capturer{ctx: ctx, w: w, known: known, names: map[[2]uint64]string{}}
 	return c.dir(os.NewFile(uintptr(fd), dir), ".")
 }
 
 // captureOnly is capture for a folder that holds more than the layer: only what is picked is added, and whiteouts
 // for what is gone.
-func captureOnly(w *Writer, dir string, picked map[string]pick) error {
+func captureOnly(ctx context.Context, w *Writer, dir string, picked map[string]pick) error {
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: dir, Err: err}
 	}
-	c := capturer{w: w, names: map[[2]uint64]string{}, picked: picked, gone: map[string][]string{}}
+	c := capturer{ctx: ctx, w: w, names: map[[2]uint64]string{}, picked: picked, gone: map[string][]string{}}
 	for p, k := range picked {
 		if k == pickGone {
 			c.gone[parentOf(p)] = append(c.gone[parentOf(p)], path.Base(p))
@@ -39,6 +40,7 @@ func captureOnly(w *Writer, dir string, picked map[string]pick) error {
 }
 
 type capturer struct {
+	ctx   context.Context
 	w     *Writer
 	known *TOC
 	// picked, when not nil, is what is added; gone has those of it that are gone, by directory.
@@ -148,7 +150,7 @@ func (c *capturer) file(dir int, name string, st *unix.Stat_t, e Entry) error {
 	if e.Xattrs, _, err = readXattrs(fd); err != nil {
 		return fmt.Errorf("%s: %w", e.Path, err)
 	}
-	return c.w.Add(e, f)
+	return c.w.Add(e, stoppable{c.ctx, f})
 }
 
 // readXattrs returns the extended attributes that images keep, and whether overlayfs marked a directory as opaque.

@@ -85,7 +85,7 @@ func (f *Flat) add(ctx context.Context, s *Store, c *Chain) error {
 			}
 		}
 	}
-	r, err := s.OpenTar(ctx, c)
+	r, from, err := s.openStream(ctx, c.Layer)
 	if err != nil {
 		return err
 	}
@@ -101,13 +101,10 @@ func (f *Flat) add(ctx context.Context, s *Store, c *Chain) error {
 		}
 		return x.entry(&plain, content)
 	})
-	if err == nil && got.DiffID != c.Layer {
-		err = fmt.Errorf("its bytes have the digest %s", got.DiffID)
-	}
 	if err != nil {
-		return s.diagnose(c.Layer, err)
+		return s.diagnose(ctx, c.Layer, err)
 	}
-	return nil
+	return s.settle(ctx, c.Layer, from, got)
 }
 
 // hide removes p, if it is there.
@@ -339,7 +336,7 @@ func (f *Flat) picks() (map[string]pick, error) {
 
 // CommitFlat makes a layer of what was changed in f since Mark, and returns the chain with it on top. The
 // folder stays; who made it removes it.
-func (s *Store) CommitFlat(f *Flat, created time.Time) (digest.Digest, error) {
+func (s *Store) CommitFlat(ctx context.Context, f *Flat, created time.Time) (digest.Digest, error) {
 	picked, err := f.picks()
 	if err != nil {
 		return digest.Digest{}, err
@@ -350,20 +347,14 @@ func (s *Store) CommitFlat(f *Flat, created time.Time) (digest.Digest, error) {
 	}
 	defer blob.Abort()
 	w := NewWriter(blob)
-	if err := captureOnly(w, f.dir, picked); err != nil {
+	if err := captureOnly(ctx, w, f.dir, picked); err != nil {
 		return digest.Digest{}, err
 	}
 	toc, err := w.Close()
 	if err != nil {
 		return digest.Digest{}, err
 	}
-	if _, err := blob.Commit(); err != nil {
-		return digest.Digest{}, err
-	}
-	if err := s.writeTOC(toc); err != nil {
-		return digest.Digest{}, err
-	}
-	return s.Append(f.parent, toc.DiffID, toc.Content, created)
+	return s.commit(f.parent, toc, created, func() error { _, err := blob.Commit(); return err })
 }
 
 // pickedNames returns those of the names in the directory p that are picked, in order, with those that are gone.

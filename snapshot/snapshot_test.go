@@ -278,7 +278,7 @@ func TestTreeRoundTrip(t *testing.T) {
 	}
 	var b bytes.Buffer
 	w := NewWriter(&b)
-	if err := capture(w, trees[0], nil); err != nil {
+	if err := capture(t.Context(), w, trees[0], nil); err != nil {
 		t.Fatal(err)
 	}
 	toc, err := w.Close()
@@ -290,7 +290,7 @@ func TestTreeRoundTrip(t *testing.T) {
 		want, _ := s.TOC(t.Context(), chain.Layer)
 		t.Errorf("diff ID changed:\n%s", cmp.Diff(want.Entries, toc.Entries, cmpopts.IgnoreUnexported(Entry{})))
 	}
-	if got, err := s.CommitTree(base, trees[0], epoch); err != nil || got != id {
+	if got, err := s.CommitTree(t.Context(), base, trees[0], epoch); err != nil || got != id {
 		t.Errorf("CommitTree = %v %v, want %v", got, err, id)
 	}
 	var st unix.Stat_t
@@ -518,7 +518,7 @@ func BenchmarkLayerDiff(b *testing.B) {
 	}
 	for b.Loop() {
 		w := NewWriter(io.Discard)
-		if err := capture(w, dir, nil); err != nil {
+		if err := capture(b.Context(), w, dir, nil); err != nil {
 			b.Fatal(err)
 		}
 		toc, err := w.Close()

@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -31,12 +32,16 @@ func treeFile(c *Chain, implied bool) string {
 
 func (s *Store) treePath(c *Chain) (string, bool) {
 	for _, implied := range []bool{false, true} {
-		p := s.disk.Path(treeFile(c, implied))
-		if fi, err := os.Lstat(p); err == nil && fi.IsDir() {
+		if p := s.disk.Path(treeFile(c, implied)); isDir(p) {
 			return p, true
 		}
 	}
 	return "", false
+}
+
+func isDir(p string) bool {
+	fi, err := os.Lstat(p)
+	return err == nil && fi.IsDir()
 }
 
 func (s *Store) hasTree(c *Chain) bool {
@@ -48,7 +53,8 @@ func (s *Store) hasTree(c *Chain) bool {
 const unpackers = 4
 
 // Trees returns the trees of a chain's layers, the topmost first, as overlayfs takes them for
-// lower directories. Those that are missing are made.
+// lower directories. Those that are missing are made. A tree that is in the chain more than once is
+// returned once, at its topmost place: there it hides all that it has further down.
 func (s *Store) Trees(ctx context.Context, id digest.Digest) ([]string, error) {
 	chains, err := s.Chains(id)
 	if err != nil {
@@ -63,7 +69,15 @@ func (s *Store) Trees(ctx context.Context, id digest.Digest) ([]string, error) {
 			return err
 		})
 	}
-	return out, g.Wait()
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	seen := map[string]bool{}
+	return slices.DeleteFunc(out, func(tree string) bool {
+		again := seen[tree]
+		seen[tree] = true
+		return again
+	}), nil
 }
 
 func (s *Store) tree(ctx context.Context, c *Chain) (string, error) {
@@ -118,7 +132,7 @@ func (s *Store) unpack(ctx context.Context, c *Chain, dir string) (*TOC, error) 
 		err = x.finish()
 	}
 	if err != nil {
-		return nil, s.diagnose(c.Layer, fmt.Errorf("layer %s: %w", c.Layer, err))
+		return nil, s.diagnose(ctx, c.Layer, fmt.Errorf("layer %s: %w", c.Layer, err))
 	}
 	if err := s.settle(ctx, c.Layer, from, toc); err != nil {
 		return nil, err
@@ -126,10 +140,11 @@ func (s *Store) unpack(ctx context.Context, c *Chain, dir string) (*TOC, error) 
 	return toc, s.writeTOC(toc)
 }
 
-// diagnose looks for damaged blobs of a layer whose reading ended with err. What is damaged is removed and named.
-func (s *Store) diagnose(layer digest.Digest, err error) error {
+// diagnose looks for damaged blobs of a layer whose reading ended with err: damage may keep a reader from the end, where
+// it shows. What is damaged is removed and named.
+func (s *Store) diagnose(ctx context.Context, layer digest.Digest, err error) error {
 	var damaged *cache.DamagedError
-	if errors.As(err, &damaged) {
+	if errors.As(err, &damaged) || ctx.Err() != nil {
 		return err
 	}
 	blobs, _ := s.Blobs(layer)
@@ -196,41 +211,33 @@ func (s *Store) fillImplied(ctx context.Context, c *Chain, dir string, implied [
 
 // CommitTree makes a layer of dir, the used upper directory of an overlay on parent, and returns the
 // chain of both. The folder becomes the layer's tree: it is moved away.
-func (s *Store) CommitTree(parent digest.Digest, dir string, created time.Time) (digest.Digest, error) {
+func (s *Store) CommitTree(ctx context.Context, parent digest.Digest, dir string, created time.Time) (digest.Digest, error) {
 	w := NewWriter(io.Discard)
-	if err := capture(w, dir, nil); err != nil {
+	if err := capture(ctx, w, dir, nil); err != nil {
 		return digest.Digest{}, err
 	}
 	toc, err := w.Close()
 	if err != nil {
 		return digest.Digest{}, err
 	}
-	c := &Chain{ID: chainID(parent, toc.DiffID), Parent: parent, Layer: toc.DiffID}
-	if err := s.disk.Publish(dir, treeFile(c, false)); err != nil {
-		return digest.Digest{}, err
-	}
-	if err := s.writeTOC(toc); err != nil {
-		return digest.Digest{}, err
-	}
-	return s.Append(parent, toc.DiffID, toc.Content, created)
+	return s.commit(parent, toc, created, func() error { return s.disk.Publish(dir, layerFile(toc.DiffID, "tree")) })
 }
 
 // tarFromTree makes the tar of a captured layer again. At its end the bytes are checked against the
 // diff ID: a tree that somebody changed is a *cache.DamagedError, and removed.
-func (s *Store) tarFromTree(c *Chain) (io.ReadCloser, error) {
-	dir, _ := s.treePath(c)
-	toc, err := s.readTOC(c.Layer)
+func (s *Store) tarFromTree(ctx context.Context, layer digest.Digest, dir string) (io.ReadCloser, error) {
+	toc, err := s.readTOC(layer)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	pr, pw := io.Pipe()
 	go func() {
 		w := NewWriter(pw)
-		err := capture(w, dir, toc)
+		err := capture(ctx, w, dir, toc)
 		if err == nil {
 			var got *TOC
-			if got, err = w.Close(); err == nil && got.DiffID != c.Layer {
-				err = s.dropTree(c, dir)
+			if got, err = w.Close(); err == nil && got.DiffID != layer {
+				err = s.dropTree(layer, dir)
 			}
 		}
 		pw.CloseWithError(err)
@@ -238,12 +245,12 @@ func (s *Store) tarFromTree(c *Chain) (io.ReadCloser, error) {
 	return pr, nil
 }
 
-func (s *Store) dropTree(c *Chain, dir string) error {
+func (s *Store) dropTree(layer digest.Digest, dir string) error {
 	err := cache.RemoveAll(dir)
 	if err == nil {
 		err = errors.New("it was changed after it was made, and has been removed")
 	}
-	return &cache.DamagedError{What: "tree of layer " + c.Layer.String(), Err: err}
+	return &cache.DamagedError{What: "tree of layer " + layer.String(), Err: err}
 }
 
 // openFile opens the content of a file of a layer, from its tar or its tree. The bytes are
@@ -253,7 +260,7 @@ func (s *Store) openFile(e Entry) (io.ReadCloser, error) {
 	if err == nil && e.Offset >= 0 {
 		body := io.NewSectionReader(f, e.Offset, e.Size)
 		damaged := func() error {
-			return s.diagnose(e.from.Layer, fmt.Errorf("layer %s: %s: its bytes have another digest", e.from.Layer, e.Path))
+			return s.diagnose(context.Background(), e.from.Layer, fmt.Errorf("layer %s: %s: its bytes have another digest", e.from.Layer, e.Path))
 		}
 		return &checkedFile{r: body, c: f, h: sha256.New(), want: e.Digest, damaged: damaged}, nil
 	}
@@ -274,7 +281,7 @@ func (s *Store) openFile(e Entry) (io.ReadCloser, error) {
 	if f, err = root.OpenFile(e.Path); err != nil {
 		return nil, err
 	}
-	damaged := func() error { return s.dropTree(e.from, dir) }
+	damaged := func() error { return s.dropTree(e.from.Layer, dir) }
 	return &checkedFile{r: f, c: f, h: sha256.New(), want: e.Digest, damaged: damaged}, nil
 }
 

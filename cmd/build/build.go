@@ -34,6 +34,7 @@ type buildOptions struct {
 	file, target, platform, network string
 	tags, args, contexts            []string
 	labels, hosts, outputs          []string
+	secrets, agents                 []string
 	noCache, pull, push, quiet      bool
 	noCacheFilter                   []string
 	iidFile, metadataFile, progress string
@@ -64,6 +65,8 @@ func (a *app) buildCommand() *cobra.Command {
 	f.StringVar(&o.platform, "platform", "", "the platform to build for (default that of this machine)")
 	f.StringArrayVar(&o.labels, "label", nil, "label of the image, as KEY=VALUE")
 	f.StringArrayVar(&o.hosts, "add-host", nil, "line of /etc/hosts in RUN steps, as NAME:IP")
+	f.StringArrayVar(&o.secrets, "secret", nil, "value for RUN --mount=type=secret, as id=ID,src=FILE or id=ID,env=VARIABLE")
+	f.StringArrayVar(&o.agents, "ssh", nil, "SSH agent for RUN --mount=type=ssh, as default, ID=SOCKET or ID=KEY[,KEY]")
 	f.StringVar(&o.network, "network", "default", "network of RUN steps: default or none")
 	f.BoolVar(&o.noCache, "no-cache", false, "run every step, whatever is known of it")
 	f.StringSliceVar(&o.noCacheFilter, "no-cache-filter", nil, "run every step of these stages")
@@ -99,6 +102,8 @@ type plan struct {
 	hosts    []llb.Host
 	epoch    *time.Time
 	outputs  []exporter.Output
+	secrets  map[string]source.Secret
+	agents   map[string]func(net.Conn)
 	index    []*source.StatIndex
 	lowered  *lower.Result
 }
@@ -112,6 +117,8 @@ func (a *app) build(ctx context.Context, o *buildOptions, path string) error {
 	if err := a.open(); err != nil {
 		return err
 	}
+	a.executor.Secrets, a.executor.Agents = p.secret, p.agents
+	defer a.executor.Close()
 	mode := o.progress
 	if o.quiet {
 		mode = "quiet"
@@ -170,7 +177,7 @@ func (a *app) plan(o *buildOptions, path string) (*plan, error) {
 	} else if !fi.IsDir() {
 		return nil, usagef("the context is a folder; name the Dockerfile with -f", "context %s: not a directory", path)
 	}
-	for _, f := range []func(*plan) error{planFlags, planOutputs, a.readDockerfile, readIgnore} {
+	for _, f := range []func(*plan) error{planFlags, planSecrets, planOutputs, a.readDockerfile, readIgnore} {
 		if err := f(p); err != nil {
 			return nil, err
 		}
@@ -240,6 +247,39 @@ func planEpoch(p *plan) error {
 	t := time.Unix(seconds, 0).UTC()
 	p.epoch = &t
 	return nil
+}
+
+// planSecrets reads --secret and --ssh.
+func planSecrets(p *plan) error {
+	p.secrets, p.agents = map[string]source.Secret{}, map[string]func(net.Conn){}
+	for _, text := range p.buildOptions.secrets {
+		s, err := source.ParseSecret(text)
+		if err != nil {
+			return usagef("it looks like id=ID,src=FILE or id=ID,env=VARIABLE", "--secret %s: %w", text, fileError(err))
+		}
+		p.secrets[s.ID] = s
+	}
+	for _, text := range p.buildOptions.agents {
+		a, err := source.ParseAgent(text)
+		if err != nil {
+			return usagef("it looks like default, ID=SOCKET or ID=KEY; a key must have no passphrase", "--ssh %s: %w", text, fileError(err))
+		}
+		if _, twice := p.agents[a.ID]; twice {
+			return usagef("", "--ssh %s: duplicate agent ID %q", text, a.ID)
+		}
+		p.agents[a.ID] = a.Serve
+	}
+	return nil
+}
+
+// secret returns the value of a secret of the command line.
+func (p *plan) secret(id string) ([]byte, bool, error) {
+	s, ok := p.secrets[id]
+	if !ok {
+		return nil, false, nil
+	}
+	b, err := s.Read()
+	return b, err == nil, err
 }
 
 // planOutputs reads -o and --push.

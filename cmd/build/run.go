@@ -92,8 +92,7 @@ func (a *app) run(ctx context.Context, o *runOptions, ref string, args []string)
 	}
 	var status sandbox.Status
 	err = a.retryDamaged(func() (err error) { // which shows before the process starts
-		// Signals are for the process to take: it decides when this ends.
-		status, err = a.executor.Run(context.WithoutCancel(ctx), img.Chain, spec)
+		status, err = a.executor.Run(ctx, img.Chain, spec)
 		return err
 	})
 	var exec *sandbox.ExecError

@@ -114,6 +114,13 @@ func (s *Spec) enterRoot() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make the mounts private: %w", err)
 	}
+	mounts := make([]int, len(s.Mounts))
+	for i := range s.Mounts {
+		var err error
+		if mounts[i], err = s.Mounts[i].open(s.Root.Target); err != nil {
+			return fmt.Errorf("mount on %s: %w", s.Mounts[i].Target, err)
+		}
+	}
 	fd, err := s.Root.mount()
 	if err != nil {
 		return fmt.Errorf("mount the root: %w", err)
@@ -122,10 +129,11 @@ func (s *Spec) enterRoot() error {
 	if err := root.mountSystem(s.ShmSize); err != nil {
 		return err
 	}
-	for _, m := range s.Mounts {
-		if err := root.bind(m); err != nil {
-			return fmt.Errorf("mount %s on %s: %w", m.Source, m.Target, err)
+	for i, m := range s.Mounts {
+		if err := root.attachMount(m, mounts[i]); err != nil {
+			return fmt.Errorf("mount on %s: %w", m.Target, err)
 		}
+		unix.Close(mounts[i])
 	}
 	// It is opened before the root changes hands, because here no link of the image can lead out.
 	cwd, err := root.place(s.Cwd, folder)

@@ -67,9 +67,22 @@ type Root struct {
 // the root, so callers who want no trace provide it in a Lower.
 type Mount struct {
 	Type     MountType `json:"type"`
-	Source   string    `json:"source,omitempty"` // a path of the host, for MountBind
-	Target   string    `json:"target"`           // absolute inside the root
+	Target   string    `json:"target"` // absolute inside the root
 	ReadOnly bool      `json:"readOnly,omitempty"`
+
+	Source  string `json:"source,omitempty"`  // a path of the host, for MountBind
+	Overlay *Root  `json:"overlay,omitempty"` // for MountOverlay; its own Target is not used
+	// Path is what is shown below a MountBind or MountOverlay, "" all of it. Links that lead
+	// out of what is mounted are an error.
+	Path string `json:"path,omitempty"`
+
+	Size int64 `json:"size,omitempty"` // the most bytes in a MountTmpfs; 0 leaves it to the kernel
+
+	// A MountFile is made of these.
+	Content Secret `json:"content,omitempty"`
+	Mode    uint32 `json:"mode,omitempty"`
+	UID     int    `json:"uid,omitempty"`
+	GID     int    `json:"gid,omitempty"`
 }
 
 // A MountType is a kind of Mount.
@@ -77,8 +90,17 @@ type MountType string
 
 // The kinds of Mount.
 const (
-	MountBind MountType = "bind"
+	MountBind    MountType = "bind"    // a file or folder of the host
+	MountOverlay MountType = "overlay" // part of an overlay of its own
+	MountTmpfs   MountType = "tmpfs"   // a folder in memory
+	MountFile    MountType = "file"    // a file in memory that is nowhere on a disk
 )
+
+// A Secret is content that must not be printed.
+type Secret []byte
+
+// Format writes asterisks, whatever the verb.
+func (Secret) Format(f fmt.State, _ rune) { io.WriteString(f, "****") }
 
 // A Network says which network namespace the process joins.
 type Network string
@@ -162,14 +184,25 @@ func (s *Spec) check() error {
 
 func (m *Mount) check() error {
 	switch {
-	case m.Type != MountBind:
-		return fmt.Errorf("type %q is not known", m.Type)
-	case !path.IsAbs(m.Source):
-		return fmt.Errorf("source %q is not absolute", m.Source)
 	case !path.IsAbs(m.Target):
 		return errors.New("the place is not absolute")
 	case path.Clean(m.Target) == "/":
 		return errors.New("the root is taken")
+	case path.IsAbs(m.Path):
+		return fmt.Errorf("path %q is absolute", m.Path)
+	}
+	switch m.Type {
+	case MountBind:
+		if !path.IsAbs(m.Source) {
+			return fmt.Errorf("source %q is not absolute", m.Source)
+		}
+	case MountOverlay:
+		if m.Overlay == nil || len(m.Overlay.Lower) == 0 {
+			return errors.New("the overlay has no lower tree")
+		}
+	case MountTmpfs, MountFile:
+	default:
+		return fmt.Errorf("type %q is not known", m.Type)
 	}
 	return nil
 }

@@ -216,6 +216,15 @@ func (l *lowering) mainContext() *llb.Vertex {
 	return l.localContext("context", l.opt.Ignore, "[internal] load build context")
 }
 
+// epoch returns the time that what steps make gets, or nil.
+func (l *lowering) epoch() *int64 {
+	if l.opt.Epoch == nil {
+		return nil
+	}
+	seconds := l.opt.Epoch.Unix()
+	return &seconds
+}
+
 func (l *lowering) position(loc []dfparser.Range) llb.Position {
 	p := llb.Position{File: l.file.Name}
 	for i, r := range loc {

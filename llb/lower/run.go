@@ -16,28 +16,36 @@ import (
 // applyRun adds a process. Its text is not expanded, that is the shell's part,
 // but it sees the variables and arguments as its environment.
 func (s *stage) applyRun(c *instructions.RunCommand) error {
-	args := s.commandLine(c.ShellDependantCmdLine)
-	if len(args) == 0 {
-		return errors.New("RUN needs a command")
+	op := &llb.Exec{
+		Env:      s.env.list(),
+		Cwd:      s.workdir(),
+		User:     s.image.Config.User,
+		Network:  s.opt.Network,
+		Hostname: s.opt.Hostname,
+		Hosts:    s.opt.Hosts,
+		Proxy:    s.proxy,
 	}
-	network := s.opt.Network
 	if instructions.GetNetwork(c) == instructions.NetworkNone {
-		network = llb.NetworkNone
+		op.Network = llb.NetworkNone
+	}
+	inputs, err := s.mounts(c, op)
+	if err != nil {
+		return err
+	}
+	summary := ""
+	if len(c.Files) == 0 {
+		op.Args = s.commandLine(c.ShellDependantCmdLine)
+	} else if inputs, summary, err = s.script(c, op, inputs); err != nil {
+		return err
+	}
+	if len(op.Args) == 0 {
+		return errors.New("RUN needs a command")
 	}
 	// For people only: the variables that are set replaced, the rest as written.
 	lex := shell.NewLex(s.file.Escape)
 	lex.RawQuotes, lex.RawEscapes, lex.SkipUnsetEnv = true, true, true
-	s.step(&llb.Exec{
-		Args:     args,
-		Env:      s.env.list(),
-		Cwd:      s.workdir(),
-		User:     s.image.Config.User,
-		Network:  network,
-		Hostname: s.opt.Hostname,
-		Hosts:    s.opt.Hosts,
-		Proxy:    s.proxy,
-	}, s.describe(lex))
-	return s.record("RUN "+s.withArgs(args)+" # buildkit", true)
+	s.step(op, s.describe(c.String()+summary, lex, s.masked(op.Mounts)), inputs...)
+	return s.record("RUN "+s.withArgs(op.Args)+" # buildkit", true)
 }
 
 // withArgs puts the declared arguments before a command as history shows them, "|2 A=1 B=2 make": each
