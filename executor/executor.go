@@ -24,6 +24,10 @@ type Executor struct {
 	Locals map[string]snapshot.Tree
 	// Log gives the writers for the output of a step.
 	Log func(v *llb.Vertex) (stdout, stderr io.Writer)
+	// Secrets returns the value of a secret, and whether there is one of that ID.
+	Secrets func(id string) ([]byte, bool, error)
+	// Agents serve connections to SSH agents, by ID. A function returns when its connection ends.
+	Agents map[string]func(net.Conn)
 	// Root is how the roots of processes are made.
 	Root sandbox.RootKind
 	// Limits and ShmSize are for every process. They are part of no key: what a step makes does not
@@ -32,10 +36,6 @@ type Executor struct {
 	ShmSize int64
 	// Usage, when not nil, gets what the process of a step has used.
 	Usage func(v *llb.Vertex, u sandbox.Usage)
-	// Secrets returns the value of a secret, and whether there is one of that ID.
-	Secrets func(id string) ([]byte, bool, error)
-	// Agents serve connections to SSH agents, by ID. A function returns when its connection ends.
-	Agents map[string]func(net.Conn)
 	// Now tells the time that new layers and directories get.
 	Now func() time.Time
 

@@ -354,7 +354,10 @@ func (s *Store) CommitFlat(ctx context.Context, f *Flat, created time.Time) (dig
 	if err != nil {
 		return digest.Digest{}, err
 	}
-	return s.commit(f.parent, toc, created, func() error { _, err := blob.Commit(); return err })
+	return s.commit(f.parent, toc, created, func() error {
+		_, err := blob.Commit()
+		return err
+	})
 }
 
 // pickedNames returns those of the names in the directory p that are picked, in order, with those that are gone.
