@@ -97,8 +97,9 @@ type container struct {
 	tmp     *cache.TempDir
 	flat    *snapshot.Flat // the root, when it is no overlay
 	places  places
-	held    []func() // what release calls, last first
-	folders int      // made in tmp for mounts
+	kinds   map[string]snapshot.Type // of what is mounted, by target
+	held    []func()                 // what release calls, last first
+	folders int                      // made in tmp for mounts
 }
 
 // release ends what others may wait for, and what only the process needed.
@@ -134,7 +135,7 @@ func (x *Executor) prepare(ctx context.Context, root digest.Digest, p process) (
 	if err != nil {
 		return nil, err
 	}
-	c := &container{process: p, x: x, view: view, tmp: tmp, places: places{view: view}}
+	c := &container{process: p, x: x, view: view, tmp: tmp, places: places{view: view}, kinds: map[string]snapshot.Type{}}
 	c.spec = sandbox.Spec{
 		Args: p.Args, Env: withHome(p.Env, u.Home), Cwd: p.Cwd,
 		UID: uint32(u.Uid), GID: uint32(u.Gid), Groups: groups(u.Gid, u.Sgids),
@@ -219,6 +220,7 @@ func (c *container) mkdir(names ...string) error {
 // mount adds a mount of a file or a folder.
 func (c *container) mount(m sandbox.Mount, kind snapshot.Type) error {
 	c.spec.Mounts = append(c.spec.Mounts, m)
+	c.kinds[m.Target] = kind
 	return c.places.add(m.Target, kind)
 }
 

@@ -2,9 +2,9 @@ package executor
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/seed0570efb0/build/executor/sandbox"
 	"github.com/seed0570efb0/build/internal/digest"
@@ -69,11 +69,10 @@ func (c *container) copied(ctx context.Context, m *llb.Mount) error {
 func (c *container) inChroot() error {
 	c.spec.Chroot, c.spec.Caps = true, sandbox.ChrootCaps()
 	for _, m := range c.spec.Mounts {
-		var content []byte
-		err := errors.New("it is no file of the host")
-		if m.Type == sandbox.MountBind {
-			content, err = os.ReadFile(m.Source)
+		if m.Type != sandbox.MountBind || c.kinds[m.Target] != snapshot.Regular {
+			return fmt.Errorf("mount on %s: this host allows no mounts, and in their place only files can be copied", m.Target)
 		}
+		content, err := os.ReadFile(filepath.Join(m.Source, m.Path))
 		if err == nil {
 			err = c.flat.Place(m.Target, string(content))
 		}
