@@ -55,6 +55,7 @@ func (x *Executor) exec(ctx context.Context, v *llb.Vertex, op *llb.Exec, inputs
 		return digest.Digest{}, err
 	}
 	defer c.remove()
+	c.spec.NoSync = true // nobody looks at the upper directory of a step that did not end
 	stdout, stderr := x.Log(v)
 	proc, err := x.start(ctx, c, sandbox.Stdio{Out: stdout, Err: stderr})
 	if err != nil {

@@ -50,29 +50,30 @@ func inherit() (*plan, error) {
 	if err := unix.CloseRange(3, 1<<32-1, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return nil, fmt.Errorf("close_range: %w", err)
 	}
-	spec, err := readPlan()
+	plan, err := readPlan()
 	if err != nil {
 		return nil, fmt.Errorf("read the plan: %w", err)
 	}
-	return spec, nil
+	return plan, nil
 }
 
 // child becomes the process of the Spec, or returns why it cannot.
 func child() error {
-	spec, err := inherit()
+	plan, err := inherit()
 	if err != nil {
 		return err
 	}
-	if spec.Chroot {
-		return spec.supervise()
+	if plan.Chroot {
+		return plan.supervise()
 	}
+	spec := plan.Spec
 	if !spec.Terminal {
 		if _, err := unix.Setsid(); err != nil {
 			return fmt.Errorf("setsid: %w", err)
 		}
 	}
 	// It comes first: when it fails, the folders of the root are as they were.
-	if err := spec.enterNetwork(); err != nil {
+	if err := plan.enterNetwork(); err != nil {
 		return err
 	}
 	if err := spec.enterRoot(); err != nil {
@@ -90,13 +91,14 @@ func child() error {
 	if err := dieWithParent(); err != nil {
 		return err
 	}
-	return spec.exec()
+	return plan.exec()
 }
 
-// A plan is what the child gets.
+// A plan is what the child gets: the Spec, and what the parent made of it.
 type plan struct {
 	*Spec
-	Join bool `json:"join,omitempty"` // what networkFD is
+	Filter []byte `json:"filter,omitempty"` // a seccomp.Filter
+	Join   bool   `json:"join,omitempty"`   // what networkFD is
 }
 
 func readPlan() (*plan, error) {

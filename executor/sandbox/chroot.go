@@ -25,8 +25,9 @@ const (
 	lifelineFD = 5                    // of the supervisor: at its end, the builder wants an end or is gone
 )
 
-// supervise runs the process of s. It returns only to say why it cannot.
-func (s *Spec) supervise() error {
+// supervise runs the process of p. It returns only to say why it cannot.
+func (p *plan) supervise() error {
+	s := p.Spec
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("adopt processes: %w", err)
 	}
@@ -35,7 +36,7 @@ func (s *Spec) supervise() error {
 		files = append(files, os.NewFile(uintptr(fd), "group"))
 		s.Limits.Groups[i] = reportFD + 1 + i
 	}
-	plan, err := planFile(plan{Spec: s})
+	plan, err := planFile(plan{Spec: s, Filter: p.Filter})
 	if err != nil {
 		return err
 	}

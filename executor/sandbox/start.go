@@ -175,7 +175,11 @@ func (p *Process) launch(spec Spec, stdio Stdio) (report *os.File, err error) {
 	if err != nil {
 		return nil, err
 	}
-	plan, err := planFile(plan{Spec: &spec, Join: p.network.gateway != nil})
+	filter, err := spec.filter()
+	if err != nil {
+		return nil, err
+	}
+	plan, err := planFile(plan{Spec: &spec, Filter: filter, Join: p.network.gateway != nil})
 	if err != nil {
 		return nil, err
 	}
