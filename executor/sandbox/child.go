@@ -99,6 +99,35 @@ type plan struct {
 	*Spec
 	Filter []byte `json:"filter,omitempty"` // a seccomp.Filter
 	Join   bool   `json:"join,omitempty"`   // what networkFD is
+	Raw    raw    `json:"raw"`
+}
+
+// raw holds the words of a Spec that a user writes and that need not be UTF-8, which is all that a JSON string can carry.
+type raw struct {
+	Args, Env [][]byte
+	Cwd       []byte
+}
+
+func rawOf(s *Spec) raw {
+	r := raw{Cwd: []byte(s.Cwd)}
+	for _, a := range s.Args {
+		r.Args = append(r.Args, []byte(a))
+	}
+	for _, e := range s.Env {
+		r.Env = append(r.Env, []byte(e))
+	}
+	return r
+}
+
+// restore puts the words back into s.
+func (r raw) restore(s *Spec) {
+	for i, a := range r.Args {
+		s.Args[i] = string(a)
+	}
+	for i, e := range r.Env {
+		s.Env[i] = string(e)
+	}
+	s.Cwd = string(r.Cwd)
 }
 
 func readPlan() (*plan, error) {
@@ -112,7 +141,11 @@ func readPlan() (*plan, error) {
 	}
 	unix.Close(planFD)
 	p := new(plan)
-	return p, json.Unmarshal(b, p)
+	if err := json.Unmarshal(b, p); err != nil {
+		return nil, err
+	}
+	p.Raw.restore(p.Spec)
+	return p, nil
 }
 
 // enterRoot builds the file system of the plan and makes it the only one there is.

@@ -118,6 +118,14 @@ func TestEnvironment(t *testing.T) {
 	expect(t, spec, "PATH=/bin\nA=b c\nEMPTY=\n")
 }
 
+// What a user writes need not be UTF-8.
+func TestBytesPassUnchanged(t *testing.T) {
+	spec := sh(t, "printf '\xff\xe9'; echo \"$L\"; pwd")
+	spec.Env = append(spec.Env, "L=caf\xe9")
+	spec.Cwd = "/caf\xe9"
+	expect(t, spec, "\xff\xe9caf\xe9\n/caf\xe9\n")
+}
+
 func TestWorkingDirectory(t *testing.T) {
 	spec := sh(t, "pwd; stat -c '%a %u %g' . ..")
 	spec.Cwd = "/a/b"

@@ -283,6 +283,7 @@ func attachInput(cmd *exec.Cmd, in io.Reader) error {
 
 // planFile returns an unnamed file that holds p. A pipe would need a writer once p outgrows its buffer.
 func planFile(p plan) (*os.File, error) {
+	p.Raw = rawOf(p.Spec)
 	b, err := json.Marshal(p)
 	if err != nil {
 		return nil, err
