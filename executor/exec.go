@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/docker/go-units"
+
 	"github.com/seed0570efb0/build/cache"
 	"github.com/seed0570efb0/build/executor/sandbox"
 	"github.com/seed0570efb0/build/internal/digest"
@@ -24,13 +26,22 @@ const defaultHostname = "buildkitsandbox"
 type ExitError struct {
 	Args   []string
 	Status sandbox.Status
+	Memory int64 // how much there was to use, in bytes; 0 is no limit
 }
 
 func (e *ExitError) Error() string {
+	if e.Status.OutOfMemory {
+		return fmt.Sprintf("process %q did not complete successfully: %s", strings.Join(e.Args, " "), OutOfMemory(e.Status.Usage.Memory, e.Memory))
+	}
 	if e.Status.Signal != 0 {
 		return fmt.Sprintf("process %q did not complete successfully: killed by signal %d", strings.Join(e.Args, " "), e.Status.Signal)
 	}
 	return fmt.Sprintf("process %q did not complete successfully: exit code: %d", strings.Join(e.Args, " "), e.Status.Code)
+}
+
+// OutOfMemory says that a limit was reached.
+func OutOfMemory(used, limit int64) string {
+	return fmt.Sprintf("out of memory: used %s of %s", units.BytesSize(float64(used)), units.BytesSize(float64(limit)))
 }
 
 // exec runs an Exec operation on its first input; what the process changes there is the new layer.
@@ -54,10 +65,13 @@ func (x *Executor) exec(ctx context.Context, v *llb.Vertex, op *llb.Exec, inputs
 	if err != nil {
 		return digest.Digest{}, err
 	}
-	if status.Code != 0 {
-		return digest.Digest{}, &ExitError{op.Args, status}
+	if x.Usage != nil {
+		x.Usage(v, status.Usage)
 	}
-	return x.Layers.CommitTree(ctx, inputs[0], c.spec.Root.Upper, x.Now())
+	if status.Code != 0 {
+		return digest.Digest{}, &ExitError{op.Args, status, x.Limits.Memory}
+	}
+	return x.commit(ctx, c, inputs[0])
 }
 
 // A process is what prepare needs to know of what is to run.
@@ -81,9 +95,11 @@ type container struct {
 	view    *snapshot.View // of the root
 	spec    sandbox.Spec
 	tmp     *cache.TempDir
+	flat    *snapshot.Flat // the root, when it is no overlay
 	places  places
-	held    []func() // what release calls, last first
-	folders int      // made in tmp for mounts
+	kinds   map[string]snapshot.Type // of what is mounted, by target
+	held    []func()                 // what release calls, last first
+	folders int                      // made in tmp for mounts
 }
 
 // release ends what others may wait for, and what only the process needed.
@@ -100,9 +116,12 @@ func (c *container) remove() {
 }
 
 func (x *Executor) prepare(ctx context.Context, root digest.Digest, p process) (*container, error) {
-	lower, err := x.Layers.Trees(ctx, root)
-	if err != nil {
-		return nil, err
+	var lower []string
+	if x.Root == sandbox.RootOverlay {
+		var err error
+		if lower, err = x.Layers.Trees(ctx, root); err != nil {
+			return nil, err
+		}
 	}
 	view, err := x.Layers.View(ctx, root)
 	if err != nil {
@@ -116,17 +135,22 @@ func (x *Executor) prepare(ctx context.Context, root digest.Digest, p process) (
 	if err != nil {
 		return nil, err
 	}
-	c := &container{process: p, x: x, view: view, tmp: tmp, places: places{view: view}}
+	c := &container{process: p, x: x, view: view, tmp: tmp, places: places{view: view}, kinds: map[string]snapshot.Type{}}
 	c.spec = sandbox.Spec{
 		Args: p.Args, Env: withHome(p.Env, u.Home), Cwd: p.Cwd,
 		UID: uint32(u.Uid), GID: uint32(u.Gid), Groups: groups(u.Gid, u.Sgids),
 		Caps: sandbox.DefaultCaps(), Hostname: p.Hostname, Network: x.network(p.Network),
 		Root: sandbox.Root{Lower: append([]string{tmp.Join("stub")}, lower...), Upper: tmp.Join("upper"), Work: tmp.Join("work"), Target: tmp.Join("root")},
 	}
+	c.spec.Limits, c.spec.ShmSize = x.Limits, x.ShmSize
 	if p.Hostname == "" {
 		c.spec.Hostname = defaultHostname
 	}
-	if err := c.files(ctx); err != nil {
+	err = c.files(ctx)
+	if err == nil && x.Root != sandbox.RootOverlay {
+		err = x.flatten(ctx, c, root)
+	}
+	if err != nil {
 		c.remove()
 		return nil, err
 	}
@@ -196,6 +220,7 @@ func (c *container) mkdir(names ...string) error {
 // mount adds a mount of a file or a folder.
 func (c *container) mount(m sandbox.Mount, kind snapshot.Type) error {
 	c.spec.Mounts = append(c.spec.Mounts, m)
+	c.kinds[m.Target] = kind
 	return c.places.add(m.Target, kind)
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/seed0570efb0/build/cache"
+	"github.com/seed0570efb0/build/executor/sandbox"
 	"github.com/seed0570efb0/build/internal/digest"
 	"github.com/seed0570efb0/build/llb"
 	"github.com/seed0570efb0/build/snapshot"
@@ -29,6 +30,14 @@ type Executor struct {
 	Secrets func(id string) ([]byte, bool, error)
 	// Agents serve connections to SSH agents, by ID. A function returns when its connection ends.
 	Agents map[string]func(net.Conn)
+	// Root is how the roots of processes are made.
+	Root sandbox.RootKind
+	// Limits and ShmSize are for every process. They are part of no key: what a step makes does not
+	// depend on how much it may use.
+	Limits  sandbox.Limits
+	ShmSize int64
+	// Usage, when not nil, gets what the process of a step has used.
+	Usage func(v *llb.Vertex, u sandbox.Usage)
 	// Now tells the time that new layers and directories get.
 	Now func() time.Time
 

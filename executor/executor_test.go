@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/seed0570efb0/build/cache"
+	"github.com/seed0570efb0/build/executor/sandbox"
 	"github.com/seed0570efb0/build/internal/digest"
 	"github.com/seed0570efb0/build/internal/testkit"
 	"github.com/seed0570efb0/build/llb"
@@ -24,7 +25,7 @@ func newExecutor(t *testing.T) *Executor {
 		t.Fatal(err)
 	}
 	layers := snapshot.New(disk, func(context.Context, snapshot.Blob) (io.ReadCloser, error) { return nil, errors.New("no registry") })
-	return &Executor{Layers: layers, Disk: disk, Locals: map[string]snapshot.Tree{}, Now: func() time.Time { return time.Unix(1000, 0) }}
+	return &Executor{Layers: layers, Disk: disk, Locals: map[string]snapshot.Tree{}, Now: func() time.Time { return time.Unix(1000, 0) }, Root: sandbox.RootOverlay}
 }
 
 // folder gives the executor a context made of specs, as testkit.Tree takes them.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -22,11 +23,30 @@ func capture(ctx context.Context, w *Writer, dir string, known *TOC) error {
 	return c.dir(os.NewFile(uintptr(fd), dir), ".")
 }
 
+// captureOnly is capture for a folder that holds more than the layer: only what is picked is added, and whiteouts
+// for what is gone.
+func captureOnly(ctx context.Context, w *Writer, dir string, picked map[string]pick) error {
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: dir, Err: err}
+	}
+	c := capturer{ctx: ctx, w: w, names: map[[2]uint64]string{}, picked: picked, gone: map[string][]string{}}
+	for p, k := range picked {
+		if k == pickGone {
+			c.gone[parentOf(p)] = append(c.gone[parentOf(p)], path.Base(p))
+		}
+	}
+	return c.dir(os.NewFile(uintptr(fd), dir), ".")
+}
+
 type capturer struct {
 	ctx   context.Context
 	w     *Writer
 	known *TOC
-	names map[[2]uint64]string // the first name of files with several
+	// picked, when not nil, is what is added; gone has those of it that are gone, by directory.
+	picked map[string]pick
+	gone   map[string][]string
+	names  map[[2]uint64]string // the first name of files with several
 }
 
 // dir adds what is in the directory p, open as f, and closes it. Descriptors lead from
@@ -36,6 +56,9 @@ func (c *capturer) dir(f *os.File, p string) error {
 	names, err := f.Readdirnames(-1)
 	if err != nil {
 		return err
+	}
+	if c.picked != nil {
+		names = pickedNames(c.picked, p, names, c.gone)
 	}
 	slices.Sort(names)
 	for _, name := range names {
@@ -47,6 +70,9 @@ func (c *capturer) dir(f *os.File, p string) error {
 }
 
 func (c *capturer) entry(dir int, name, p string) error {
+	if c.picked[p] == pickGone {
+		return c.w.Add(Entry{Path: p, Type: Whiteout}, nil)
+	}
 	var st unix.Stat_t
 	if err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return &os.PathError{Op: "lstat", Path: p, Err: err}
@@ -90,6 +116,7 @@ func (c *capturer) subdir(dir int, name string, e Entry) error {
 	}
 	f := os.NewFile(uintptr(fd), e.Path)
 	if e.Xattrs, e.Opaque, err = readXattrs(fd); err == nil {
+		e.Opaque = e.Opaque || c.picked[e.Path] == pickOpaque
 		err = c.w.Add(e, nil)
 	}
 	if err != nil {

@@ -185,13 +185,7 @@ func (s *Store) Commit(ctx context.Context, parent digest.Digest, c *Changes, cr
 	if err != nil {
 		return digest.Digest{}, err
 	}
-	if _, err := blob.Commit(); err != nil {
-		return digest.Digest{}, err
-	}
-	if err := s.writeTOC(toc); err != nil {
-		return digest.Digest{}, err
-	}
-	return s.Append(parent, toc.DiffID, toc.Content, created)
+	return s.commit(parent, toc, created, func() error { _, err := blob.Commit(); return err })
 }
 
 func (c *change) write(ctx context.Context, w *Writer) error {

@@ -31,6 +31,11 @@ func upper(t *testing.T, s *Store) string {
 	if err := os.WriteFile(filepath.Join(dir, "d/f"), []byte("content"), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	for _, name := range []string{"d/f", "d"} {
+		if err := os.Chtimes(filepath.Join(dir, name), epoch, epoch); err != nil {
+			t.Fatal(err)
+		}
+	}
 	return dir
 }
 
@@ -220,5 +225,50 @@ func TestCompressedIsMadeByOne(t *testing.T) {
 	}
 	if after, err := os.Stat(blob); err != nil || !os.SameFile(before, after) {
 		t.Errorf("it was made again: %v", err)
+	}
+}
+
+// What a full disk keeps from being recorded does not stay either: it would keep the disk full.
+func TestLayerThatCannotBeRecordedIsNotKept(t *testing.T) {
+	s := testStore(t)
+	run := func(s *Store) (digest.Digest, error) {
+		return s.CommitTree(t.Context(), digest.Digest{}, upper(t, s), epoch)
+	}
+	place := func(s *Store) (digest.Digest, error) {
+		v, err := s.View(t.Context(), digest.Digest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := NewChanges(v)
+		if err := c.Put(Entry{Path: "f", Type: Regular}, func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(nil)), nil }); err != nil {
+			t.Fatal(err)
+		}
+		return s.Commit(t.Context(), digest.Digest{}, c, epoch)
+	}
+	for name, make := range map[string]func(*Store) (digest.Digest, error){"RUN": run, "COPY": place} {
+		id, err := make(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, _ := s.Chain(id)
+		toc := s.disk.Path(layerFile(c.Layer, "toc"))
+		blob := s.disk.Path("blobs/sha256/" + c.Layer.Hex()[:2] + "/" + c.Layer.Hex()[2:])
+		tree := s.disk.Path(layerFile(c.Layer, "tree"))
+		for _, f := range []string{toc, blob, tree} {
+			if err := os.RemoveAll(f); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Mkdir(toc, 0o700); err != nil { // nothing can be written there now
+			t.Fatal(err)
+		}
+		if _, err := make(New(s.disk, s.fetch)); err == nil {
+			t.Fatalf("%s: it was recorded", name)
+		}
+		for _, f := range []string{blob, tree} {
+			if _, err := os.Lstat(f); err == nil {
+				t.Errorf("%s: %s is kept", name, filepath.Base(f))
+			}
+		}
 	}
 }

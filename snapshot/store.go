@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/seed0570efb0/build/cache"
 	"github.com/seed0570efb0/build/internal/digest"
@@ -152,8 +153,11 @@ func (s *Store) writeTOC(t *TOC) error {
 	if _, err := s.readTOC(t.DiffID); err == nil {
 		return nil
 	}
+	if err := s.disk.WriteFile(layerFile(t.DiffID, "toc"), t.Marshal()); err != nil {
+		return err
+	}
 	s.tocs.Store(t.DiffID, t)
-	return s.disk.WriteFile(layerFile(t.DiffID, "toc"), t.Marshal())
+	return nil
 }
 
 // TOC returns the table of contents of a layer. Where none is kept yet, the layer
@@ -194,10 +198,24 @@ func (s *Store) inflate(ctx context.Context, layer digest.Digest) (*TOC, error) 
 	if err := s.settle(ctx, layer, from, t); err != nil {
 		return nil, err
 	}
-	if _, err := w.Commit(); err != nil {
+	if err := s.writeTOC(t); err != nil {
 		return nil, err
 	}
-	return t, s.writeTOC(t)
+	_, err = w.Commit()
+	return t, err
+}
+
+// commit records a new layer on parent and keeps its first form. The form, which may be large, comes last: when a
+// record cannot be written, nothing stays that no other record knows. Records without a form are no layer.
+func (s *Store) commit(parent digest.Digest, toc *TOC, created time.Time, keep func() error) (digest.Digest, error) {
+	if err := s.writeTOC(toc); err != nil {
+		return digest.Digest{}, err
+	}
+	id, err := s.Append(parent, toc.DiffID, toc.Content, created)
+	if err != nil {
+		return digest.Digest{}, err
+	}
+	return id, keep()
 }
 
 // settle compares what a stream gave with the layer it was read for. A blob that gave it is proved;

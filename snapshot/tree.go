@@ -220,14 +220,7 @@ func (s *Store) CommitTree(ctx context.Context, parent digest.Digest, dir string
 	if err != nil {
 		return digest.Digest{}, err
 	}
-	c := &Chain{ID: chainID(parent, toc.DiffID), Parent: parent, Layer: toc.DiffID}
-	if err := s.disk.Publish(dir, treeFile(c, false)); err != nil {
-		return digest.Digest{}, err
-	}
-	if err := s.writeTOC(toc); err != nil {
-		return digest.Digest{}, err
-	}
-	return s.Append(parent, toc.DiffID, toc.Content, created)
+	return s.commit(parent, toc, created, func() error { return s.disk.Publish(dir, layerFile(toc.DiffID, "tree")) })
 }
 
 // tarFromTree makes the tar of a captured layer again. At its end the bytes are checked against the

@@ -39,6 +39,7 @@ type buildOptions struct {
 	noCacheFilter, allow            []string
 	iidFile, metadataFile, progress string
 	jobs                            int64
+	limits                          limitOptions
 }
 
 func (a *app) buildCommand() *cobra.Command {
@@ -78,6 +79,8 @@ func (a *app) buildCommand() *cobra.Command {
 	f.StringVar(&o.metadataFile, "metadata-file", "", "write digests and names to this file, as JSON")
 	f.StringVar(&o.progress, "progress", envOr("BUILDKIT_PROGRESS", "auto"), "how to show progress: auto, tty, plain or quiet")
 	f.Int64Var(&o.jobs, "jobs", int64(max(4*runtime.NumCPU(), 16)), "how many steps may run at once")
+	a.isolationFlag(f)
+	o.limits.flags(f)
 	return c
 }
 
@@ -136,6 +139,10 @@ func (a *app) build(ctx context.Context, o *buildOptions, path string) error {
 	for _, w := range slices.Concat(p.file.Warnings, p.lowered.Warnings) { // now, that they come once
 		a.display.Warn(fmt.Sprintf("%s: %s (line %d)", w.Rule, w.Text, w.Start))
 	}
+	a.warnIsolation()
+	if err := a.limit(&p.limits); err != nil {
+		return err
+	}
 	a.tidy()
 	var results []*exporter.Result
 	err = a.retryDamaged(func() (err error) {
@@ -155,6 +162,12 @@ func (a *app) build(ctx context.Context, o *buildOptions, path string) error {
 // plan checks the command line and reads the Dockerfile.
 func (a *app) plan(o *buildOptions, path string) (*plan, error) {
 	p := &plan{buildOptions: o, context: path}
+	if _, err := parseIsolation(a.isolation); err != nil {
+		return nil, err
+	}
+	if _, _, err := o.limits.limits(); err != nil {
+		return nil, err
+	}
 	switch kind := parser.Remote(path); {
 	case path == "-":
 		return nil, usagef("name a folder", "a context on standard input is not supported by this version")
@@ -487,10 +500,7 @@ func hosts(list []string) ([]llb.Host, error) {
 // enterFor goes on in a user namespace if the build needs one: when a step will run a process, or files of a step's
 // layer are read, whose owners only exist there. A build that is all known needs none.
 func (a *app) enterFor(ctx context.Context, p *plan) error {
-	if os.Geteuid() == 0 {
-		return nil
-	}
-	if len(p.outputs) == 0 {
+	if len(p.outputs) == 0 && os.Geteuid() != 0 {
 		if _, ok, err := a.solver(p).Known(ctx, p.lowered.Root); ok || err != nil {
 			return err
 		}

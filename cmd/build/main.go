@@ -42,7 +42,7 @@ func run(args []string, std stdio) int {
 	if os.Getenv("BUILD_DEBUG") == "hash" {
 		digest.Trace = std.err
 	}
-	a := &app{stdio: std}
+	a := &app{stdio: std, isolation: envOr("BUILD_ISOLATION", autoIsolation)}
 	ctx, stop := interruptible(context.Background())
 	defer stop()
 	root := a.command()
@@ -115,7 +115,7 @@ func (a *app) command() *cobra.Command {
 	})
 	main := a.buildCommand()
 	root.AddCommand(main, a.runCommand(), a.imagesCommand(), a.pushCommand(), a.saveCommand(),
-		a.historyCommand(), a.inspectCommand(), a.versionCommand())
+		a.historyCommand(), a.inspectCommand(), a.doctorCommand(), a.versionCommand())
 	root.SetHelpFunc(help(root, main))
 	return root
 }

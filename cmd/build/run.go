@@ -27,6 +27,7 @@ type runOptions struct {
 	env           []string
 	user, workdir string
 	network       string
+	limits        limitOptions
 }
 
 func (a *app) runCommand() *cobra.Command {
@@ -55,6 +56,8 @@ exit status is that of this command.`,
 	f.StringVarP(&o.user, "user", "u", "", "user to run as, as NAME|UID[:GROUP|GID], in place of the image's USER")
 	f.StringVarP(&o.workdir, "workdir", "w", "", "working directory, in place of the image's WORKDIR")
 	f.StringVar(&o.network, "network", "default", "network of the process: default, none or host")
+	a.isolationFlag(f)
+	o.limits.flags(f)
 	return c
 }
 
@@ -66,6 +69,10 @@ func (a *app) run(ctx context.Context, o *runOptions, ref string, args []string)
 		return err
 	}
 	if err := a.open(); err != nil {
+		return err
+	}
+	a.warnIsolation()
+	if err := a.limit(&o.limits); err != nil {
 		return err
 	}
 	img, err := a.find(ctx, ref)
@@ -103,6 +110,9 @@ func (a *app) run(ctx context.Context, o *runOptions, ref string, args []string)
 	}
 	if err != nil || status.Code == 0 {
 		return err
+	}
+	if status.OutOfMemory {
+		fmt.Fprintf(a.err, "build: %s\n", executor.OutOfMemory(status.Usage.Memory, a.executor.Limits.Memory))
 	}
 	return statusError(status.Code)
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 
+	"github.com/seed0570efb0/build/executor/sandbox"
 	"github.com/seed0570efb0/build/internal/testkit"
 	"github.com/seed0570efb0/build/internal/userns"
 )
@@ -59,6 +60,10 @@ func condition(name, disk string) (bool, error) {
 		return disk != "", nil
 	case "root":
 		return os.Geteuid() == 0, nil
+	case "cgroup":
+		l := sandbox.Limits{Memory: 1 << 30, PIDs: 100}
+		_, not := l.Enforce()
+		return len(not) == 0, nil
 	case "userns":
 		_, err := userns.Detect()
 		return err == nil, nil

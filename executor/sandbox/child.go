@@ -16,33 +16,54 @@ const (
 	childName = "build-sandbox" // argv[0] of the child
 	planFD    = 3               // holds the Spec
 	reportFD  = 4               // takes a failure; closed by exec
-	networkFD = 5               // for NetworkDefault: a namespace to join, or a socket that takes what a new one comes with
 )
 
 // Main carries out a Spec and never returns, if this process is one that Start made;
 // otherwise it does nothing. It belongs first in func main of every program that uses this package.
 func Main() {
-	if len(os.Args) != 1 || os.Args[0] != childName {
+	if len(os.Args) != 1 {
+		return
+	}
+	if os.Args[0] == stepName {
+		mainStep()
+	}
+	if os.Args[0] != childName {
 		return
 	}
 	// Credentials, parent-death signal and no_new_privs belong to a thread, and the
 	// thread that calls exec is the one that lives on.
 	runtime.LockOSThread()
-	err := child()
+	giveUp(child())
+}
+
+// giveUp reports err and ends this process.
+func giveUp(err error) {
 	b, _ := json.Marshal(newFailure(err)) // strings and a number
 	unix.Write(reportFD, b)
 	os.Exit(1)
 }
 
-// child becomes the process of the Spec, or returns why it cannot.
-func child() error {
+// inherit takes over what the parent hands on: the plan.
+func inherit() (*plan, error) {
 	// Of all that was inherited, only the standard streams outlive the exec.
 	if err := unix.CloseRange(3, 1<<32-1, unix.CLOSE_RANGE_CLOEXEC); err != nil {
-		return fmt.Errorf("close_range: %w", err)
+		return nil, fmt.Errorf("close_range: %w", err)
 	}
 	spec, err := readPlan()
 	if err != nil {
-		return fmt.Errorf("read the plan: %w", err)
+		return nil, fmt.Errorf("read the plan: %w", err)
+	}
+	return spec, nil
+}
+
+// child becomes the process of the Spec, or returns why it cannot.
+func child() error {
+	spec, err := inherit()
+	if err != nil {
+		return err
+	}
+	if spec.Chroot {
+		return spec.supervise()
 	}
 	if !spec.Terminal {
 		if _, err := unix.Setsid(); err != nil {
@@ -59,6 +80,9 @@ func child() error {
 	if err := unix.Sethostname([]byte(spec.Hostname)); err != nil {
 		return fmt.Errorf("set the host name %q: %w", spec.Hostname, err)
 	}
+	if err := spec.apply(); err != nil {
+		return err
+	}
 	if err := spec.becomeUser(); err != nil {
 		return err
 	}
@@ -71,7 +95,9 @@ func child() error {
 // A plan is what the child gets.
 type plan struct {
 	*Spec
-	Join bool `json:"join,omitempty"` // what networkFD is
+	// NetworkFD is for NetworkDefault: a namespace to join, or else a socket that takes what a new one comes with.
+	NetworkFD int  `json:"networkFD,omitempty"`
+	Join      bool `json:"join,omitempty"`
 }
 
 func readPlan() (*plan, error) {
@@ -104,10 +130,10 @@ func (s *Spec) enterRoot() error {
 	}
 	fd, err := s.Root.mount()
 	if err != nil {
-		return fmt.Errorf("mount overlay: %w", err)
+		return fmt.Errorf("mount the root: %w", err)
 	}
 	root := tree(fd)
-	if err := root.mountSystem(); err != nil {
+	if err := root.mountSystem(s.ShmSize); err != nil {
 		return err
 	}
 	for i, m := range s.Mounts {

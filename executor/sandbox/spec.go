@@ -12,6 +12,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 )
 
 // A Spec is the plan of one sandbox: plain data, all paths absolute. Nothing
@@ -34,19 +35,30 @@ type Spec struct {
 	// /dev/tty, and a Ctrl-C there is the caller's to handle.
 	Terminal bool `json:"terminal,omitempty"`
 
+	// Limits bound what the process and its children use. Those that cannot be enforced are an error; see Enforce.
+	Limits Limits `json:"limits"`
+	// ShmSize is the size of /dev/shm in bytes; 0 is 64 MiB.
+	ShmSize int64 `json:"shmSize,omitempty"`
+
+	// Chroot makes no namespace and no mount: the process only gets Root.Flat for its root, and all of
+	// what it starts is killed at its end. Network must be NetworkHost, and there are no Mounts.
+	Chroot bool `json:"chroot,omitempty"`
+
 	// Mounts are made in order, after the root, /proc, /dev and /sys.
 	Mounts []Mount `json:"mounts"`
 }
 
-// A Root is an overlay that becomes the root file system.
+// A Root becomes the root file system: an overlay, or one folder as it is.
 type Root struct {
+	// Flat, when not "", is the root itself, which the process changes; then there is no overlay.
+	Flat string `json:"flat,omitempty"`
 	// Lower holds read-only trees in overlay form, the topmost first. There is at least one.
 	Lower []string `json:"lower"`
 	// Upper receives what the process changes, Work is overlay's scratch space; both are
 	// empty folders on one file system. Once used, Upper is never an upper again (volatile).
 	Upper string `json:"upper"`
 	Work  string `json:"work"`
-	// Target is an empty folder that the root is mounted on.
+	// Target is an empty folder that the root is mounted on. Chroot has no use for it.
 	Target string `json:"target"`
 }
 
@@ -113,17 +125,40 @@ type Stdio struct {
 type Status struct {
 	Code   int
 	Signal int // 0 unless a signal ended the process
+	// OutOfMemory is set when a process was killed because Limits.Memory was reached.
+	OutOfMemory bool
+	Usage       Usage
+}
+
+// A Usage is what a sandbox has used. Without a control group it counts the processes that were waited for,
+// and Memory is that of the largest one.
+type Usage struct {
+	CPU     time.Duration
+	Memory  int64 // the peak, in bytes
+	Read    int64 // from disks, in bytes
+	Written int64
 }
 
 // check returns an error if s is not a plan that the child can carry out to the letter.
 func (s *Spec) check() error {
-	for _, dir := range append([]string{s.Root.Upper, s.Root.Work, s.Root.Target, s.Cwd}, s.Root.Lower...) {
+	dirs := append([]string{s.Root.Upper, s.Root.Work, s.Root.Target, s.Cwd}, s.Root.Lower...)
+	switch {
+	case s.Chroot:
+		dirs = []string{s.Root.Flat, s.Cwd}
+	case s.Root.Flat != "":
+		dirs = []string{s.Root.Flat, s.Root.Target, s.Cwd}
+	}
+	for _, dir := range dirs {
 		if !path.IsAbs(dir) {
 			return fmt.Errorf("path %q is not absolute", dir)
 		}
 	}
 	switch {
-	case len(s.Root.Lower) == 0:
+	case s.Chroot && s.Network != NetworkHost:
+		return fmt.Errorf("network %q needs a network namespace, and this sandbox is a chroot", s.Network)
+	case s.Chroot && len(s.Mounts) > 0:
+		return fmt.Errorf("a mount on %s cannot be made in a chroot", s.Mounts[0].Target)
+	case len(s.Root.Lower) == 0 && s.Root.Flat == "":
 		return errors.New("the root has no lower tree")
 	case len(s.Args) == 0 || s.Args[0] == "":
 		return errors.New("there is no command to run")
@@ -138,6 +173,11 @@ func (s *Spec) check() error {
 	for _, m := range s.Mounts {
 		if err := m.check(); err != nil {
 			return fmt.Errorf("mount on %q: %w", m.Target, err)
+		}
+	}
+	for _, r := range s.Limits.Rlimits {
+		if _, known := rlimits[r.Name]; !known {
+			return fmt.Errorf("limit %q is not known", r.Name)
 		}
 	}
 	_, err := capMask(s.Caps)

@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -67,6 +69,9 @@ type Process struct {
 	cmd     *exec.Cmd
 	done    chan struct{} // closed when the fields below are set and all is gone
 
+	group    *group   // nil where there is no limit
+	lifeline *os.File // of a chroot: closing it kills all that is in it
+
 	status Status
 	err    error
 }
@@ -107,6 +112,15 @@ func (p *Process) Wait() (Status, error) {
 // handles, and SIGKILL and SIGSTOP.
 func (p *Process) Signal(s os.Signal) error { return p.cmd.Process.Signal(s) }
 
+// kill kills all that is in the sandbox.
+func (p *Process) kill() {
+	if p.lifeline != nil {
+		p.lifeline.Close()
+		return
+	}
+	p.cmd.Process.Kill() // pid 1 of its namespace, so the kernel kills the others
+}
+
 // run is the life of a sandbox. It stays on one thread because the child asked to be
 // killed when the thread that forked it ends.
 func (p *Process) run(ctx context.Context, spec Spec, stdio Stdio, started chan<- error) {
@@ -115,21 +129,21 @@ func (p *Process) run(ctx context.Context, spec Spec, stdio Stdio, started chan<
 
 	report, err := p.launch(spec, stdio)
 	if err != nil {
-		p.runner.release(p.network)
+		p.tidy()
 		started <- fmt.Errorf("sandbox: %w", err)
 		return
 	}
-	stop := context.AfterFunc(ctx, func() { p.cmd.Process.Kill() })
+	stop := context.AfterFunc(ctx, p.kill)
 	defer stop()
 	if err := p.ready(report); err != nil {
 		p.cmd.Wait()
-		p.runner.release(p.network)
+		p.tidy()
 		started <- err
 		return
 	}
 	started <- nil
 	p.status, p.err = p.wait(ctx)
-	p.runner.release(p.network)
+	p.tidy()
 	close(p.done)
 }
 
@@ -137,7 +151,7 @@ func (p *Process) run(ctx context.Context, spec Spec, stdio Stdio, started chan<
 func (p *Process) ready(report *os.File) error {
 	defer report.Close()
 	if err := p.runner.connect(p.network); err != nil {
-		p.cmd.Process.Kill()
+		p.kill()
 		return fmt.Errorf("sandbox: network: %w", err)
 	}
 	return readReport(report)
@@ -145,11 +159,23 @@ func (p *Process) ready(report *os.File) error {
 
 // launch starts the child, and returns where it reports what fails before its exec.
 func (p *Process) launch(spec Spec, stdio Stdio) (report *os.File, err error) {
+	doors, err := p.groupFor(spec.Limits)
+	defer closeAll(doors)
+	if err != nil {
+		return nil, err
+	}
+	first := lifelineFD
+	if spec.Chroot {
+		first++
+	}
+	for i := range doors {
+		spec.Limits.Groups = append(spec.Limits.Groups, first+i)
+	}
 	exe, err := self()
 	if err != nil {
 		return nil, err
 	}
-	plan, err := planFile(plan{Spec: &spec, Join: p.network.gateway != nil})
+	plan, err := planFile(plan{Spec: &spec, NetworkFD: first + len(doors), Join: p.network.gateway != nil})
 	if err != nil {
 		return nil, err
 	}
@@ -170,15 +196,65 @@ func (p *Process) launch(spec Spec, stdio Stdio) (report *os.File, err error) {
 	cmd.Args = []string{childName}
 	cmd.Env = []string{}                     // nil would be ours
 	cmd.ExtraFiles = []*os.File{plan, child} // planFD, reportFD
-	if f := p.network.childFile(); f != nil {
-		cmd.ExtraFiles = append(cmd.ExtraFiles, f) // networkFD
-	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: spec.cloneFlags(), Pdeathsig: syscall.SIGKILL}
+	if spec.Chroot {
+		// The supervisor outlives us for as long as it takes to kill what is left.
+		cmd.SysProcAttr.Pdeathsig = 0
+		end, err := p.tie(cmd)
+		if err != nil {
+			return nil, err
+		}
+		defer end.Close()
+	}
+	cmd.ExtraFiles = append(cmd.ExtraFiles, doors...)
+	if f := p.network.childFile(); f != nil {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, f) // NetworkFD
+	}
 	cmd.Stdout, cmd.Stderr = stdio.Out, stdio.Err
 	if err := attachInput(cmd, stdio.In); err != nil {
 		return nil, err
 	}
 	return report, cmd.Start()
+}
+
+// tie gives cmd, a supervisor, the end of a lifeline.
+func (p *Process) tie(cmd *exec.Cmd) (end *os.File, err error) {
+	if end, p.lifeline, err = os.Pipe(); err != nil {
+		return nil, err
+	}
+	cmd.ExtraFiles = append(cmd.ExtraFiles, end) // lifelineFD
+	return end, nil
+}
+
+// tidy gives back what the sandbox had beside its process, which has ended.
+func (p *Process) tidy() {
+	p.runner.release(p.network)
+	if p.lifeline != nil {
+		p.lifeline.Close()
+	}
+	if p.group != nil {
+		p.group.remove()
+	}
+}
+
+// groupFor makes the control group that limits need, and returns the files by which to enter it.
+func (p *Process) groupFor(l Limits) ([]*os.File, error) {
+	if !l.inGroup() {
+		return nil, nil
+	}
+	var missing []string
+	p.group, missing = newGroup(l)
+	// Affinity alone gives processors, if not for good.
+	if missing = slices.DeleteFunc(missing, func(c string) bool { return c == "cpuset" }); len(missing) > 0 {
+		return nil, fmt.Errorf("no control group for %s", strings.Join(missing, ", "))
+	}
+	return p.group.doors()
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
 }
 
 // attachInput makes in the standard input of cmd. Other than os/exec, the end of cmd does
@@ -220,6 +296,9 @@ func planFile(p plan) (*os.File, error) {
 }
 
 func (s *Spec) cloneFlags() uintptr {
+	if s.Chroot {
+		return 0
+	}
 	flags := uintptr(unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP)
 	if s.Network == NetworkNone {
 		flags |= unix.CLONE_NEWNET
@@ -243,6 +322,15 @@ func readReport(report io.Reader) error {
 	return f.err()
 }
 
+// usageOf returns what wait4 tells of a process and of those it has waited for.
+func usageOf(state *os.ProcessState) Usage {
+	u := Usage{CPU: state.UserTime() + state.SystemTime()}
+	if r, ok := state.SysUsage().(*syscall.Rusage); ok {
+		u.Memory, u.Read, u.Written = r.Maxrss<<10, r.Inblock*512, r.Oublock*512
+	}
+	return u
+}
+
 // wait waits for the end of the process and of its streams.
 func (p *Process) wait(ctx context.Context) (Status, error) {
 	err := p.cmd.Wait()
@@ -251,11 +339,19 @@ func (p *Process) wait(ctx context.Context) (Status, error) {
 		return Status{}, fmt.Errorf("sandbox: %w", err)
 	}
 	ws := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	status := Status{Usage: usageOf(p.cmd.ProcessState)}
+	if p.group != nil {
+		var peak int64
+		if peak, status.OutOfMemory = p.group.memory(); peak > 0 {
+			status.Usage.Memory = peak
+		}
+	}
 	if !ws.Signaled() {
-		return Status{Code: ws.ExitStatus()}, nil
+		status.Code = ws.ExitStatus()
+		return status, nil
 	}
 	n := int(ws.Signal())
-	status := Status{Code: 128 + n, Signal: n}
+	status.Code, status.Signal = 128+n, n
 	if ctx.Err() != nil && ws.Signal() == syscall.SIGKILL {
 		return status, context.Cause(ctx)
 	}
