@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/seed0570efb0/build/executor/sandbox"
 	"github.com/seed0570efb0/build/internal/digest"
+	"github.com/seed0570efb0/build/llb"
 	"github.com/seed0570efb0/build/snapshot"
 )
 
@@ -32,12 +34,35 @@ func (x *Executor) flatten(ctx context.Context, c *container, id digest.Digest) 
 
 // mountPoints makes the places that mounts will cover, before what is there counts as the step's.
 func (c *container) mountPoints() error {
-	for _, m := range c.spec.Mounts {
-		if err := c.flat.Point(m.Target, c.kinds[m.Target] == snapshot.Dir); err != nil {
-			return fmt.Errorf("mount on %s: %w", m.Target, err)
+	for _, e := range c.places.list() {
+		if err := c.flat.Point(e.Path, e.IsDir()); err != nil {
+			return fmt.Errorf("mount on /%s: %w", e.Path, err)
 		}
 	}
 	return nil
+}
+
+// copied is bind where there is no overlay: what is shown is a copy, which is thrown away as well.
+func (c *container) copied(ctx context.Context, m *llb.Mount) error {
+	t, err := c.x.tree(ctx, c.Vertex, m.From, c.Inputs)
+	if err != nil {
+		return err
+	}
+	found, err := sourceOf(t, m)
+	if err != nil {
+		return err
+	}
+	c.folders++
+	dir := fmt.Sprintf("shown-%d", c.folders)
+	if err := c.mkdir(dir); err != nil {
+		return err
+	}
+	if err := snapshot.WriteTree(ctx, t, found.Path, c.tmp.Join(dir), "shown"); err != nil {
+		return err
+	}
+	return c.mount(sandbox.Mount{
+		Type: sandbox.MountBind, Source: c.tmp.Join(dir), Path: "shown", Target: m.Target, ReadOnly: m.ReadOnly,
+	}, found.Type)
 }
 
 // inChroot does with files what it can of what a sandbox does with mounts.
@@ -47,7 +72,7 @@ func (c *container) inChroot() error {
 		if m.Type != sandbox.MountBind || c.kinds[m.Target] != snapshot.Regular {
 			return fmt.Errorf("mount on %s: this host allows no mounts, and in their place only files can be copied", m.Target)
 		}
-		content, err := os.ReadFile(m.Source)
+		content, err := os.ReadFile(filepath.Join(m.Source, m.Path))
 		if err == nil {
 			err = c.flat.Place(m.Target, string(content))
 		}

@@ -39,6 +39,9 @@ func (c *container) mounts(ctx context.Context) error {
 
 // bind shows a part of another input. It is mounted as an overlay whose upper directory is thrown away.
 func (c *container) bind(ctx context.Context, m *llb.Mount) error {
+	if c.x.Root != sandbox.RootOverlay {
+		return c.copied(ctx, m)
+	}
 	lower, entry, err := c.x.shown(ctx, c.Vertex, m, c.Inputs)
 	if err != nil {
 		return err

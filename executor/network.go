@@ -26,7 +26,7 @@ func (x *Executor) network(n llb.Network) sandbox.Network {
 	switch {
 	case n == llb.NetworkNone:
 		return sandbox.NetworkNone
-	case n == llb.NetworkHost, x.Root == sandbox.RootChroot, x.shared.Load():
+	case n == llb.NetworkHost, x.shared.Load(), x.Root == sandbox.RootChroot: // a chroot has no network of its own
 		return sandbox.NetworkHost
 	}
 	return sandbox.NetworkDefault

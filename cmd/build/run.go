@@ -26,8 +26,8 @@ type runOptions struct {
 	hasEntrypoint bool
 	env           []string
 	user, workdir string
-	network       string
 	limits        limitOptions
+	network       string
 }
 
 func (a *app) runCommand() *cobra.Command {
@@ -55,9 +55,9 @@ exit status is that of this command.`,
 	f.StringArrayVarP(&o.env, "env", "e", nil, "environment variable, as KEY=VALUE, or KEY for that of this environment")
 	f.StringVarP(&o.user, "user", "u", "", "user to run as, as NAME|UID[:GROUP|GID], in place of the image's USER")
 	f.StringVarP(&o.workdir, "workdir", "w", "", "working directory, in place of the image's WORKDIR")
-	f.StringVar(&o.network, "network", "default", "network of the process: default, none or host")
 	a.isolationFlag(f)
 	o.limits.flags(f)
+	f.StringVar(&o.network, "network", "default", "network of the process: default, none or host")
 	return c
 }
 

@@ -164,8 +164,8 @@ func (p *Process) launch(spec Spec, stdio Stdio) (report *os.File, err error) {
 	if err != nil {
 		return nil, err
 	}
-	first := lifelineFD
-	if spec.Chroot {
+	first := lifelineFD // or networkFD: a chroot has no network of its own
+	if spec.Chroot || p.network.childFile() != nil {
 		first++
 	}
 	for i := range doors {
