@@ -16,6 +16,7 @@ const (
 	childName = "build-sandbox" // argv[0] of the child
 	planFD    = 3               // holds the Spec
 	reportFD  = 4               // takes a failure; closed by exec
+	networkFD = 5               // for NetworkDefault: a namespace to join, or a socket that takes what a new one comes with
 )
 
 // Main carries out a Spec and never returns, if this process is one that Start made;
@@ -95,9 +96,7 @@ func child() error {
 // A plan is what the child gets.
 type plan struct {
 	*Spec
-	// NetworkFD is for NetworkDefault: a namespace to join, or else a socket that takes what a new one comes with.
-	NetworkFD int  `json:"networkFD,omitempty"`
-	Join      bool `json:"join,omitempty"`
+	Join bool `json:"join,omitempty"` // what networkFD is
 }
 
 func readPlan() (*plan, error) {

@@ -28,7 +28,7 @@ func (p *plan) enterNetwork() error {
 			return fmt.Errorf("bring lo up: %w", err)
 		}
 	case p.Network == NetworkDefault && p.Join:
-		if err := unix.Setns(p.NetworkFD, unix.CLONE_NEWNET); err != nil {
+		if err := unix.Setns(networkFD, unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("join the network namespace: %w", err)
 		}
 	case p.Network == NetworkDefault:
@@ -36,7 +36,7 @@ func (p *plan) enterNetwork() error {
 		if err != nil {
 			return &NetworkError{err}
 		}
-		if err := unix.Sendmsg(p.NetworkFD, []byte{0}, unix.UnixRights(fds...), nil, 0); err != nil {
+		if err := unix.Sendmsg(networkFD, []byte{0}, unix.UnixRights(fds...), nil, 0); err != nil {
 			return fmt.Errorf("hand over the network namespace: %w", err)
 		}
 	}
@@ -88,7 +88,7 @@ func (r *Runner) newNetwork(spec *Spec) (*network, error) {
 	return n, nil
 }
 
-// childFile returns the child's NetworkFD, or nil.
+// childFile returns the child's networkFD, or nil.
 func (n *network) childFile() *os.File {
 	if n.gateway != nil {
 		return n.gateway.Namespace()

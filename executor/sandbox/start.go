@@ -151,7 +151,7 @@ func (p *Process) run(ctx context.Context, spec Spec, stdio Stdio, started chan<
 func (p *Process) ready(report *os.File) error {
 	defer report.Close()
 	if err := p.runner.connect(p.network); err != nil {
-		p.kill()
+		p.cmd.Process.Kill()
 		return fmt.Errorf("sandbox: network: %w", err)
 	}
 	return readReport(report)
@@ -175,7 +175,7 @@ func (p *Process) launch(spec Spec, stdio Stdio) (report *os.File, err error) {
 	if err != nil {
 		return nil, err
 	}
-	plan, err := planFile(plan{Spec: &spec, NetworkFD: first + len(doors), Join: p.network.gateway != nil})
+	plan, err := planFile(plan{Spec: &spec, Join: p.network.gateway != nil})
 	if err != nil {
 		return nil, err
 	}
@@ -196,6 +196,9 @@ func (p *Process) launch(spec Spec, stdio Stdio) (report *os.File, err error) {
 	cmd.Args = []string{childName}
 	cmd.Env = []string{}                     // nil would be ours
 	cmd.ExtraFiles = []*os.File{plan, child} // planFD, reportFD
+	if f := p.network.childFile(); f != nil {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, f) // networkFD
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: spec.cloneFlags(), Pdeathsig: syscall.SIGKILL}
 	if spec.Chroot {
 		// The supervisor outlives us for as long as it takes to kill what is left.
@@ -207,9 +210,6 @@ func (p *Process) launch(spec Spec, stdio Stdio) (report *os.File, err error) {
 		defer end.Close()
 	}
 	cmd.ExtraFiles = append(cmd.ExtraFiles, doors...)
-	if f := p.network.childFile(); f != nil {
-		cmd.ExtraFiles = append(cmd.ExtraFiles, f) // NetworkFD
-	}
 	cmd.Stdout, cmd.Stderr = stdio.Out, stdio.Err
 	if err := attachInput(cmd, stdio.In); err != nil {
 		return nil, err
