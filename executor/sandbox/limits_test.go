@@ -1,6 +1,7 @@
 package sandbox_test
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"slices"
@@ -123,4 +124,19 @@ func TestUsage(t *testing.T) {
 	if err != nil || status.Usage.Memory == 0 || status.Usage.CPU == 0 {
 		t.Errorf("%+v %v", status, err)
 	}
+}
+
+// A process with limits and a network is handed descriptors for both.
+func TestLimitsAndNetwork(t *testing.T) {
+	var r sandbox.Runner
+	defer r.Close()
+	for _, network := range []string{"new", "used before"} {
+		spec := limited(t, defaultNet(sh(t, "ip -o addr show dev eth0 && for i in 1 2 3 4 5 6 7 8 9 10; do sleep 100 & done; echo all")), sandbox.Limits{PIDs: 5})
+		var out bytes.Buffer
+		status, err := r.Run(t.Context(), spec, sandbox.Stdio{Out: &out})
+		if text := out.String(); err != nil || status.Code == 0 || !strings.Contains(text, "192.0.0.2") || strings.Contains(text, "all") {
+			t.Errorf("%s: %q %+v %v", network, text, status, err)
+		}
+	}
+	noGroupLeft(t)
 }
