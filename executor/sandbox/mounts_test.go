@@ -16,10 +16,6 @@ func bind(source, target string, readOnly bool) sandbox.Mount {
 }
 
 func TestMountTable(t *testing.T) {
-	before, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		t.Fatal(err)
-	}
 	spec := newSpec(t, "cat", "/proc/mounts")
 	spec.Network = sandbox.NetworkNone
 	out := run(t, spec)
@@ -38,8 +34,8 @@ func TestMountTable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if string(before) != string(after) {
-		t.Errorf("mounts of the parent changed from\n%s\nto\n%s", before, after)
+	if strings.Contains(string(after), filepath.Dir(spec.Root.Target)) {
+		t.Errorf("the parent sees mounts of the sandbox:\n%s", after)
 	}
 }
 
