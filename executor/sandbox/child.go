@@ -39,10 +39,11 @@ func child() error {
 	if err := unix.CloseRange(3, 1<<32-1, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("close_range: %w", err)
 	}
-	spec, err := readPlan()
+	plan, err := readPlan()
 	if err != nil {
 		return fmt.Errorf("read the plan: %w", err)
 	}
+	spec := &plan.Spec
 	if !spec.Terminal {
 		if _, err := unix.Setsid(); err != nil {
 			return fmt.Errorf("setsid: %w", err)
@@ -65,10 +66,10 @@ func child() error {
 	if err := dieWithParent(); err != nil {
 		return err
 	}
-	return spec.exec()
+	return plan.exec()
 }
 
-func readPlan() (*Spec, error) {
+func readPlan() (*plan, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(planFD, &st); err != nil {
 		return nil, err
@@ -78,8 +79,8 @@ func readPlan() (*Spec, error) {
 		return nil, err
 	}
 	unix.Close(planFD)
-	spec := new(Spec)
-	return spec, json.Unmarshal(b, spec)
+	p := new(plan)
+	return p, json.Unmarshal(b, p)
 }
 
 // enterRoot builds the file system of the plan and makes it the only one there is.

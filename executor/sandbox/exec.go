@@ -40,13 +40,18 @@ func (errNotInPath) Error() string { return exec.ErrNotFound.Error() }
 func (errNotInPath) Unwrap() error { return unix.ENOENT }
 
 // exec executes the command of the plan; it returns only to say why it cannot.
-func (s *Spec) exec() error {
+func (p *plan) exec() error {
+	s := &p.Spec
 	file, err := s.findCommand()
-	if err == nil {
-		resetSignals()
-		err = syscall.Exec(file, s.Args, s.Env)
+	if err != nil {
+		return &ExecError{Name: s.Args[0], Err: err}
 	}
-	return &ExecError{Name: s.Args[0], Err: err}
+	resetSignals()
+	// Last of all, since the filter is for the command: it may forbid what was needed before.
+	if err := p.confine(); err != nil {
+		return fmt.Errorf("filter system calls: %w", err)
+	}
+	return &ExecError{Name: s.Args[0], Err: syscall.Exec(file, s.Args, s.Env)}
 }
 
 // findCommand finds Args[0] as execvp does, with the rights of the user it will run as.

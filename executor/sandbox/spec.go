@@ -12,6 +12,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/seed0570efb0/build/executor/sandbox/seccomp"
 )
 
 // A Spec is the plan of one sandbox: plain data, all paths absolute. Nothing
@@ -28,6 +30,12 @@ type Spec struct {
 	Caps     []string `json:"caps"`     // capabilities kept, as "CAP_CHOWN"; see DefaultCaps
 	Hostname string   `json:"hostname"` // of the UTS namespace
 	Network  Network  `json:"network"`
+
+	// Seccomp is the profile of system calls, Docker's when empty; it allows more to those with more Caps.
+	Seccomp seccomp.Profile `json:"seccomp,omitempty"`
+	// NoSync answers fsync and its kin at once, for a process whose Upper is worth nothing
+	// after a crash.
+	NoSync bool `json:"noSync,omitempty"`
 
 	// Terminal keeps the caller's session, for a process that a person talks to. Without it
 	// the process leads a session of its own: it cannot open the caller's terminal through

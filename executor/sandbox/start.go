@@ -96,7 +96,11 @@ func (p *Process) launch(spec Spec, stdio Stdio) (report *os.File, err error) {
 	if err != nil {
 		return nil, err
 	}
-	plan, err := planFile(spec)
+	filter, err := spec.filter()
+	if err != nil {
+		return nil, err
+	}
+	plan, err := planFile(&plan{Spec: spec, Filter: filter})
 	if err != nil {
 		return nil, err
 	}
@@ -145,9 +149,15 @@ func attachInput(cmd *exec.Cmd, in io.Reader) error {
 	return nil
 }
 
-// planFile returns an unnamed file that holds spec. A pipe would need a writer once spec outgrows its buffer.
-func planFile(spec Spec) (*os.File, error) {
-	b, err := json.Marshal(spec)
+// A plan is what the child gets: the Spec, and what the parent made of it.
+type plan struct {
+	Spec   Spec   `json:"spec"`
+	Filter []byte `json:"filter"` // a seccomp.Filter
+}
+
+// planFile returns an unnamed file that holds p. A pipe would need a writer once p outgrows its buffer.
+func planFile(p *plan) (*os.File, error) {
+	b, err := json.Marshal(p)
 	if err != nil {
 		return nil, err
 	}

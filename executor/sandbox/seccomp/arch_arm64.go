@@ -1,0 +1,8 @@
+package seccomp
+
+import "golang.org/x/sys/unix"
+
+const (
+	nativeArch = unix.AUDIT_ARCH_AARCH64
+	compatArch = unix.AUDIT_ARCH_ARM
+)
