@@ -11,6 +11,7 @@ import (
 	"github.com/seed0570efb0/build/cache"
 	"github.com/seed0570efb0/build/executor/sandbox"
 	"github.com/seed0570efb0/build/internal/digest"
+	"github.com/seed0570efb0/build/internal/owners"
 	"github.com/seed0570efb0/build/llb"
 )
 
@@ -42,14 +43,18 @@ func (x *Executor) exec(ctx context.Context, v *llb.Vertex, op *llb.Exec, root d
 	defer c.tmp.Remove()
 	c.spec.NoSync = true // nobody looks at the upper directory of a step that did not end
 	stdout, stderr := x.Log(v)
-	status, err := sandbox.Run(ctx, c.spec, sandbox.Stdio{Out: stdout, Err: stderr})
+	p, err := sandbox.Start(ctx, c.spec, sandbox.Stdio{Out: stdout, Err: stderr})
+	if err != nil {
+		return digest.Digest{}, err
+	}
+	status, err := p.Wait()
 	if err != nil {
 		return digest.Digest{}, err
 	}
 	if status.Code != 0 {
 		return digest.Digest{}, &ExitError{op.Args, status}
 	}
-	return x.Layers.CommitTree(root, c.spec.Root.Upper, x.Now())
+	return x.Layers.CommitTree(root, c.spec.Root.Upper, p.Links(), x.Now())
 }
 
 // A process is what prepare needs to know of what is to run.
@@ -90,6 +95,9 @@ func (x *Executor) prepare(ctx context.Context, root digest.Digest, p process) (
 		UID: uint32(u.Uid), GID: uint32(u.Gid), Groups: groups(u.Gid, u.Sgids),
 		Caps: sandbox.DefaultCaps(), Hostname: p.Hostname, Network: sandbox.NetworkHost,
 		Root: sandbox.Root{Lower: append(lower, tmp.Join("stub")), Upper: tmp.Join("upper"), Work: tmp.Join("work"), Target: tmp.Join("root")},
+	}
+	if owners.OneID() {
+		c.spec.OneUID, c.spec.Links = true, view.Links()
 	}
 	if p.Hostname == "" {
 		c.spec.Hostname = defaultHostname

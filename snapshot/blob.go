@@ -81,8 +81,10 @@ func (s *Store) openStream(ctx context.Context, layer digest.Digest) (io.ReadClo
 // OpenTar opens the uncompressed tar of a chain's topmost layer for reading once. Whatever form is here is used;
 // the caller must read to io.EOF to know that the bytes are right.
 func (s *Store) OpenTar(ctx context.Context, c *Chain) (io.ReadCloser, error) {
-	if _, ok := s.disk.BlobSize(c.Layer); !ok && s.hasTree(c) {
-		return s.tarFromTree(c)
+	if _, ok := s.disk.BlobSize(c.Layer); !ok {
+		if _, _, ok := s.anyTree(c); ok {
+			return s.tarFromTree(c)
+		}
 	}
 	return s.openStream(ctx, c.Layer)
 }

@@ -8,22 +8,30 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/seed0570efb0/build/internal/digest"
+	"github.com/seed0570efb0/build/internal/owners"
 )
 
 // capture adds everything in dir, a tree in overlay form that nobody changes meanwhile, to w. The
-// digests in known, which may be nil, save hashing files again.
-func capture(w *Writer, dir string, known *TOC) error {
+// digests in known, which may be nil, save hashing files again. In a marked tree the owners are those of the
+// marks and of links, see package owners.
+func capture(w *Writer, dir string, known *TOC, marked bool, links map[string]owners.Mark) error {
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: dir, Err: err}
 	}
-	c := capturer{w: w, known: known, names: map[[2]uint64]string{}}
+	c := capturer{w: w, known: known, marked: marked, links: links, names: map[[2]uint64]string{}}
 	return c.dir(os.NewFile(uintptr(fd), dir), ".")
 }
 
 type capturer struct {
 	w     *Writer
 	known *TOC
+
+	marked bool
+	links  map[string]owners.Mark // of what can carry no mark
+
 	names map[[2]uint64]string // the first name of files with several
 }
 
@@ -65,6 +73,7 @@ func (c *capturer) entry(dir int, name, p string) error {
 			return &os.PathError{Op: "readlink", Path: p, Err: err}
 		}
 		e.Link = string(buf[:n])
+		c.ownLink(&e)
 	case unix.S_IFCHR:
 		if st.Rdev == 0 {
 			return c.w.Add(Entry{Path: p, Type: Whiteout}, nil)
@@ -74,10 +83,43 @@ func (c *capturer) entry(dir int, name, p string) error {
 		e.Type, e.Major, e.Minor = Block, unix.Major(st.Rdev), unix.Minor(st.Rdev)
 	case unix.S_IFIFO:
 		e.Type = Fifo
+		c.ownLink(&e)
 	default:
 		return nil // a socket: no tar can carry one
 	}
 	return c.w.Add(e, nil)
+}
+
+// ownLink gives e, which can carry no mark, its owner.
+func (c *capturer) ownLink(e *Entry) {
+	if !c.marked {
+		return
+	}
+	if m, ok := c.links[e.Path]; ok {
+		e.UID, e.GID = int(m.UID), int(m.GID)
+	} else if c.known != nil {
+		if k := c.known.get(e.Path); k != nil && k.Type == e.Type {
+			e.UID, e.GID = k.UID, k.GID
+		}
+	}
+}
+
+// own makes e what the mark of the open file says.
+func (c *capturer) own(f *os.File, e *Entry) {
+	if !c.marked {
+		return
+	}
+	m := owners.Read(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	e.UID, e.GID = int(m.UID), int(m.GID)
+	switch m.Type {
+	case unix.S_IFCHR:
+		e.Type = Char
+	case unix.S_IFBLK:
+		e.Type = Block
+	default:
+		return
+	}
+	e.Major, e.Minor, e.Size, e.Digest, e.Xattrs = m.Major, m.Minor, 0, digest.Digest{}, nil
 }
 
 func (c *capturer) subdir(dir int, name string, e Entry) error {
@@ -87,6 +129,7 @@ func (c *capturer) subdir(dir int, name string, e Entry) error {
 		return &os.PathError{Op: "open", Path: e.Path, Err: err}
 	}
 	f := os.NewFile(uintptr(fd), e.Path)
+	c.own(f, &e)
 	if e.Xattrs, e.Opaque, err = readXattrs(fd); err == nil {
 		err = c.w.Add(e, nil)
 	}
@@ -120,6 +163,9 @@ func (c *capturer) file(dir int, name string, st *unix.Stat_t, e Entry) error {
 	defer f.Close()
 	if e.Xattrs, _, err = readXattrs(fd); err != nil {
 		return fmt.Errorf("%s: %w", e.Path, err)
+	}
+	if c.own(f, &e); e.Type != Regular {
+		return c.w.Add(e, nil)
 	}
 	return c.w.Add(e, f)
 }

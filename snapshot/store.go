@@ -102,7 +102,7 @@ func (s *Store) AddBlob(ctx context.Context, layer digest.Digest, b Blob) error 
 
 // hasLayer reports whether the topmost layer of c has a form here, or an origin elsewhere.
 func (s *Store) hasLayer(c *Chain) bool {
-	if s.hasTree(c) {
+	if _, _, ok := s.anyTree(c); ok {
 		return true
 	}
 	if n, ok := s.disk.BlobSize(c.Layer); ok {

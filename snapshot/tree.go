@@ -16,22 +16,31 @@ import (
 
 	"github.com/seed0570efb0/build/cache"
 	"github.com/seed0570efb0/build/internal/digest"
+	"github.com/seed0570efb0/build/internal/owners"
 	"github.com/seed0570efb0/build/internal/safefs"
 )
 
 // treeFile returns where the tree of the chain's topmost layer is. A tree depends on its layer alone,
 // unless the layer leaves out directories on the way to its entries: in the tree they need the
-// metadata that they have below, since overlayfs shows that of the topmost tree.
-func treeFile(c *Chain, implied bool) string {
-	if implied {
-		return layerFile(c.Layer, "tree-"+c.ID.Hex())
+// metadata that they have below, since overlayfs shows that of the topmost tree. A marked tree is one of
+// a user namespace with one id.
+func treeFile(c *Chain, implied, marked bool) string {
+	name := "tree"
+	if marked {
+		name = "marked"
 	}
-	return layerFile(c.Layer, "tree")
+	if implied {
+		name += "-" + c.ID.Hex()
+	}
+	return layerFile(c.Layer, name)
 }
 
-func (s *Store) treePath(c *Chain) (string, bool) {
+// treePath returns the tree to mount in this user namespace.
+func (s *Store) treePath(c *Chain) (string, bool) { return s.findTree(c, owners.OneID()) }
+
+func (s *Store) findTree(c *Chain, marked bool) (string, bool) {
 	for _, implied := range []bool{false, true} {
-		p := s.disk.Path(treeFile(c, implied))
+		p := s.disk.Path(treeFile(c, implied, marked))
 		if fi, err := os.Lstat(p); err == nil && fi.IsDir() {
 			return p, true
 		}
@@ -42,6 +51,16 @@ func (s *Store) treePath(c *Chain) (string, bool) {
 func (s *Store) hasTree(c *Chain) bool {
 	_, ok := s.treePath(c)
 	return ok
+}
+
+// anyTree returns a tree that the tar can be made of, and whether it is a marked one.
+func (s *Store) anyTree(c *Chain) (dir string, marked, ok bool) {
+	for _, marked := range []bool{owners.OneID(), !owners.OneID()} {
+		if dir, ok := s.findTree(c, marked); ok {
+			return dir, marked, true
+		}
+	}
+	return "", false, false
 }
 
 // unpackers is how many layers are unpacked at once.
@@ -86,7 +105,7 @@ func (s *Store) tree(ctx context.Context, c *Chain) (string, error) {
 			return "", err
 		}
 	}
-	name := treeFile(c, len(implied) > 0)
+	name := treeFile(c, len(implied) > 0, owners.OneID())
 	return s.disk.Path(name), s.disk.Publish(tmp.Join("tree"), name)
 }
 
@@ -100,7 +119,7 @@ func (s *Store) unpack(ctx context.Context, c *Chain, dir string) (*TOC, error) 
 	if s.hasTree(c) {
 		return nil, nil
 	}
-	r, err := s.openStream(ctx, c.Layer)
+	r, err := s.OpenTar(ctx, c)
 	if err != nil {
 		return nil, err
 	}
@@ -187,7 +206,7 @@ func (s *Store) fillImplied(ctx context.Context, c *Chain, dir string, implied [
 		if !ok || e.Type != Dir {
 			e = Entry{Path: implied[i], Type: Dir, Mode: 0o755}
 		}
-		if err := setMetadata(root, &e); err != nil {
+		if err := setMetadata(root, &e, owners.OneID()); err != nil {
 			return err
 		}
 	}
@@ -195,10 +214,11 @@ func (s *Store) fillImplied(ctx context.Context, c *Chain, dir string, implied [
 }
 
 // CommitTree makes a layer of dir, the used upper directory of an overlay on parent, and returns the
-// chain of both. The folder becomes the layer's tree: it is moved away.
-func (s *Store) CommitTree(parent digest.Digest, dir string, created time.Time) (digest.Digest, error) {
+// chain of both. The folder becomes the layer's tree: it is moved away. In a user namespace with one id, links has
+// the owners of what can carry no mark.
+func (s *Store) CommitTree(parent digest.Digest, dir string, links map[string]owners.Mark, created time.Time) (digest.Digest, error) {
 	w := NewWriter(io.Discard)
-	if err := capture(w, dir, nil); err != nil {
+	if err := capture(w, dir, nil, owners.OneID(), links); err != nil {
 		return digest.Digest{}, err
 	}
 	toc, err := w.Close()
@@ -206,7 +226,7 @@ func (s *Store) CommitTree(parent digest.Digest, dir string, created time.Time) 
 		return digest.Digest{}, err
 	}
 	c := &Chain{ID: chainID(parent, toc.DiffID), Parent: parent, Layer: toc.DiffID}
-	if err := s.disk.Publish(dir, treeFile(c, false)); err != nil {
+	if err := s.disk.Publish(dir, treeFile(c, false, owners.OneID())); err != nil {
 		return digest.Digest{}, err
 	}
 	if err := s.writeTOC(toc); err != nil {
@@ -218,7 +238,7 @@ func (s *Store) CommitTree(parent digest.Digest, dir string, created time.Time) 
 // tarFromTree makes the tar of a captured layer again. At its end the bytes are checked against the
 // diff ID: a tree that somebody changed is a *cache.DamagedError, and removed.
 func (s *Store) tarFromTree(c *Chain) (io.ReadCloser, error) {
-	dir, _ := s.treePath(c)
+	dir, marked, _ := s.anyTree(c)
 	toc, err := s.readTOC(c.Layer)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
@@ -226,7 +246,7 @@ func (s *Store) tarFromTree(c *Chain) (io.ReadCloser, error) {
 	pr, pw := io.Pipe()
 	go func() {
 		w := NewWriter(pw)
-		err := capture(w, dir, toc)
+		err := capture(w, dir, toc, marked, nil)
 		if err == nil {
 			var got *TOC
 			if got, err = w.Close(); err == nil && got.DiffID != c.Layer {

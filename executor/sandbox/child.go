@@ -16,6 +16,8 @@ const (
 	childName = "build-sandbox" // argv[0] of the child
 	planFD    = 3               // holds the Spec
 	reportFD  = 4               // takes a failure; closed by exec
+
+	listenerFD = 5 // a socket that takes the listener of the filter, with OneUID
 )
 
 // Main carries out a Spec and never returns, if this process is one that Start made;

@@ -11,6 +11,8 @@ import (
 	"runtime"
 	"syscall"
 
+	"github.com/seed0570efb0/build/executor/sandbox/oneuid"
+	"github.com/seed0570efb0/build/internal/owners"
 	"golang.org/x/sys/unix"
 )
 
@@ -27,10 +29,12 @@ func Run(ctx context.Context, spec Spec, stdio Stdio) (Status, error) {
 
 // A Process is a sandbox whose process was started.
 type Process struct {
-	cmd  *exec.Cmd
-	done chan struct{} // closed when the fields below are set and all is gone
+	cmd   *exec.Cmd
+	users *oneuid.Supervisor // with Spec.OneUID
+	done  chan struct{}      // closed when the fields below are set and all is gone
 
 	status Status
+	links  map[string]owners.Mark
 	err    error
 }
 
@@ -61,6 +65,10 @@ func (p *Process) Wait() (Status, error) {
 	return p.status, p.err
 }
 
+// Links returns, after Wait, the owners of symbolic links and pipes in the upper directory, by
+// their paths in it, where Spec.OneUID has been set and the owner is not root.
+func (p *Process) Links() map[string]owners.Mark { return p.links }
+
 // Signal sends s to the process. Being pid 1 of its namespace, it only gets what it
 // handles, and SIGKILL and SIGSTOP.
 func (p *Process) Signal(s os.Signal) error { return p.cmd.Process.Signal(s) }
@@ -71,15 +79,26 @@ func (p *Process) run(ctx context.Context, spec Spec, stdio Stdio, started chan<
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 
-	report, err := p.launch(spec, stdio)
+	report, socket, err := p.launch(spec, stdio)
 	if err != nil {
 		started <- fmt.Errorf("sandbox: %w", err)
 		return
 	}
+	defer socket.Close() // nil without Spec.OneUID
 	stop := context.AfterFunc(ctx, func() { p.cmd.Process.Kill() })
 	defer stop()
 	err = readReport(report)
 	report.Close()
+	if err == nil && spec.OneUID {
+		err = p.supervise(&spec, socket)
+		if ctx.Err() != nil {
+			err = nil // it was killed before it had come that far, which wait will tell
+		}
+		if err != nil {
+			p.cmd.Process.Kill()
+			err = fmt.Errorf("sandbox: %w", err)
+		}
+	}
 	if err != nil {
 		p.cmd.Wait()
 		started <- err
@@ -88,45 +107,63 @@ func (p *Process) run(ctx context.Context, spec Spec, stdio Stdio, started chan<
 	started <- nil
 	defer close(p.done)
 	p.status, p.err = p.wait(ctx)
+	if p.users != nil {
+		var err error
+		if p.links, err = p.users.Wait(); p.err == nil && err != nil {
+			p.err = fmt.Errorf("sandbox: %w", err)
+		}
+	}
 }
 
-// launch starts the child, and returns where it reports what fails before its exec.
-func (p *Process) launch(spec Spec, stdio Stdio) (report *os.File, err error) {
+// launch starts the child, and returns where it reports what fails before its exec and, with
+// Spec.OneUID, where it sends the listener of its filter.
+func (p *Process) launch(spec Spec, stdio Stdio) (report, socket *os.File, err error) {
 	exe, err := self()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	filter, err := spec.filter()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	plan, err := planFile(&plan{Spec: spec, Filter: filter})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer plan.Close()
 	report, child, err := os.Pipe()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer child.Close()
+	files := []*os.File{plan, child} // planFD, reportFD
+	if spec.OneUID {
+		var theirs *os.File
+		if socket, theirs, err = socketPair(); err != nil {
+			report.Close()
+			return nil, nil, err
+		}
+		defer theirs.Close()
+		files = append(files, theirs) // listenerFD
+	}
 	defer func() {
 		if err != nil {
 			report.Close()
+			socket.Close()
 		}
 	}()
 
 	cmd := exec.Command(exe)
 	p.cmd = cmd
 	cmd.Args = []string{childName}
-	cmd.Env = []string{}                     // nil would be ours
-	cmd.ExtraFiles = []*os.File{plan, child} // planFD, reportFD
+	cmd.Env = []string{} // nil would be ours
+	cmd.ExtraFiles = files
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: spec.cloneFlags(), Pdeathsig: syscall.SIGKILL}
 	cmd.Stdout, cmd.Stderr = stdio.Out, stdio.Err
-	if err := attachInput(cmd, stdio.In); err != nil {
-		return nil, err
+	if err = attachInput(cmd, stdio.In); err == nil {
+		err = cmd.Start()
 	}
-	return report, cmd.Start()
+	return report, socket, err
 }
 
 // attachInput makes in the standard input of cmd. Other than os/exec, the end of cmd does

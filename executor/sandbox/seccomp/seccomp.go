@@ -160,15 +160,8 @@ func (t table) number(name string) (uint32, bool) {
 	return t[i].number, true
 }
 
-// Name returns the name of a system call of the kernel's own architecture, "" if it is not known.
-func Name(number int) string {
-	for _, e := range nativeCalls {
-		if e.number == uint32(number) {
-			return e.name
-		}
-	}
-	return ""
-}
+// Number returns the number of a system call of the kernel's own architecture, and whether it has one.
+func Number(name string) (uint32, bool) { return nativeCalls.number(name) }
 
 // A clause is an action for the calls that fulfil all conditions.
 type clause struct {
