@@ -54,7 +54,7 @@ func (x *Executor) exec(ctx context.Context, v *llb.Vertex, op *llb.Exec, root d
 	if status.Code != 0 {
 		return digest.Digest{}, &ExitError{op.Args, status}
 	}
-	return x.Layers.CommitTree(root, c.spec.Root.Upper, p.Links(), x.Now())
+	return x.Layers.CommitTree(root, c.spec.Root.Upper, p.LinkOwner, x.Now())
 }
 
 // A process is what prepare needs to know of what is to run.

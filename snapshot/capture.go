@@ -13,10 +13,14 @@ import (
 	"github.com/seed0570efb0/build/internal/owners"
 )
 
+// A LinkOwner tells who owns a symbolic link or a pipe of a marked tree; the file is base in the folder dir, and at
+// the path name in the tree.
+type LinkOwner func(dir int, base, name string) (owners.Mark, error)
+
 // capture adds everything in dir, a tree in overlay form that nobody changes meanwhile, to w. The
 // digests in known, which may be nil, save hashing files again. In a marked tree the owners are those of the
 // marks and of links, see package owners.
-func capture(w *Writer, dir string, known *TOC, marked bool, links map[string]owners.Mark) error {
+func capture(w *Writer, dir string, known *TOC, marked bool, links LinkOwner) error {
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: dir, Err: err}
@@ -30,7 +34,7 @@ type capturer struct {
 	known *TOC
 
 	marked bool
-	links  map[string]owners.Mark // of what can carry no mark
+	links  LinkOwner // nil: as in known
 
 	names map[[2]uint64]string // the first name of files with several
 }
@@ -73,7 +77,9 @@ func (c *capturer) entry(dir int, name, p string) error {
 			return &os.PathError{Op: "readlink", Path: p, Err: err}
 		}
 		e.Link = string(buf[:n])
-		c.ownLink(&e)
+		if err := c.ownLink(dir, name, &e); err != nil {
+			return &os.PathError{Op: "owner", Path: p, Err: err}
+		}
 	case unix.S_IFCHR:
 		if st.Rdev == 0 {
 			return c.w.Add(Entry{Path: p, Type: Whiteout}, nil)
@@ -83,7 +89,9 @@ func (c *capturer) entry(dir int, name, p string) error {
 		e.Type, e.Major, e.Minor = Block, unix.Major(st.Rdev), unix.Minor(st.Rdev)
 	case unix.S_IFIFO:
 		e.Type = Fifo
-		c.ownLink(&e)
+		if err := c.ownLink(dir, name, &e); err != nil {
+			return &os.PathError{Op: "owner", Path: p, Err: err}
+		}
 	default:
 		return nil // a socket: no tar can carry one
 	}
@@ -91,17 +99,19 @@ func (c *capturer) entry(dir int, name, p string) error {
 }
 
 // ownLink gives e, which can carry no mark, its owner.
-func (c *capturer) ownLink(e *Entry) {
-	if !c.marked {
-		return
-	}
-	if m, ok := c.links[e.Path]; ok {
+func (c *capturer) ownLink(dir int, name string, e *Entry) error {
+	switch {
+	case !c.marked:
+	case c.links != nil:
+		m, err := c.links(dir, name, e.Path)
 		e.UID, e.GID = int(m.UID), int(m.GID)
-	} else if c.known != nil {
+		return err
+	case c.known != nil:
 		if k := c.known.get(e.Path); k != nil && k.Type == e.Type {
 			e.UID, e.GID = k.UID, k.GID
 		}
 	}
+	return nil
 }
 
 // own makes e what the mark of the open file says.

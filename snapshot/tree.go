@@ -214,9 +214,9 @@ func (s *Store) fillImplied(ctx context.Context, c *Chain, dir string, implied [
 }
 
 // CommitTree makes a layer of dir, the used upper directory of an overlay on parent, and returns the
-// chain of both. The folder becomes the layer's tree: it is moved away. In a user namespace with one id, links has
-// the owners of what can carry no mark.
-func (s *Store) CommitTree(parent digest.Digest, dir string, links map[string]owners.Mark, created time.Time) (digest.Digest, error) {
+// chain of both. The folder becomes the layer's tree: it is moved away. In a user namespace with one id, links
+// tells the owners of what can carry no mark.
+func (s *Store) CommitTree(parent digest.Digest, dir string, links LinkOwner, created time.Time) (digest.Digest, error) {
 	w := NewWriter(io.Discard)
 	if err := capture(w, dir, nil, owners.OneID(), links); err != nil {
 		return digest.Digest{}, err

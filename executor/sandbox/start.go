@@ -34,7 +34,6 @@ type Process struct {
 	done  chan struct{}      // closed when the fields below are set and all is gone
 
 	status Status
-	links  map[string]owners.Mark
 	err    error
 }
 
@@ -65,9 +64,14 @@ func (p *Process) Wait() (Status, error) {
 	return p.status, p.err
 }
 
-// Links returns, after Wait, the owners of symbolic links and pipes in the upper directory, by
-// their paths in it, where Spec.OneUID has been set and the owner is not root.
-func (p *Process) Links() map[string]owners.Mark { return p.links }
+// LinkOwner returns, after Wait, who owns a symbolic link or a pipe in the upper directory, where Spec.OneUID
+// has been set: they can carry no mark. The path from there is name; the file is base in the folder dir.
+func (p *Process) LinkOwner(dir int, base, name string) (owners.Mark, error) {
+	if p.users == nil {
+		return owners.Mark{}, nil
+	}
+	return p.users.LinkOwner(dir, base, name)
+}
 
 // Signal sends s to the process. Being pid 1 of its namespace, it only gets what it
 // handles, and SIGKILL and SIGSTOP.
@@ -108,8 +112,7 @@ func (p *Process) run(ctx context.Context, spec Spec, stdio Stdio, started chan<
 	defer close(p.done)
 	p.status, p.err = p.wait(ctx)
 	if p.users != nil {
-		var err error
-		if p.links, err = p.users.Wait(); p.err == nil && err != nil {
+		if err := p.users.Wait(); p.err == nil && err != nil {
 			p.err = fmt.Errorf("sandbox: %w", err)
 		}
 	}

@@ -2,7 +2,6 @@ package oneuid
 
 import (
 	"errors"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -65,9 +64,10 @@ func linkLike(mode uint32) bool {
 	return mode&unix.S_IFMT == unix.S_IFLNK || mode&unix.S_IFMT == unix.S_IFIFO
 }
 
-// older reports whether a file was there before the sandbox.
+// older reports whether a file was there before the sandbox. File systems take the time of the last tick.
 func (s *Supervisor) older(st *unix.Statx_t) bool {
-	return time.Unix(st.Mtime.Sec, int64(st.Mtime.Nsec)).Before(s.began)
+	const tick = 10 * time.Millisecond
+	return time.Unix(st.Mtime.Sec, int64(st.Mtime.Nsec)).Before(s.began.Add(-tick))
 }
 
 // setMark says what the place fd should be.
@@ -99,34 +99,21 @@ func (s *Supervisor) upperID(st *unix.Statx_t) fileID {
 	return id
 }
 
-// upperLinks returns the owners of links and pipes in the upper directory.
-func (s *Supervisor) upperLinks() (map[string]owners.Mark, error) {
+// LinkOwner returns, after Wait, the owner of a symbolic link or a pipe in the upper directory, where its path
+// is name. The file is base in the folder dir.
+func (s *Supervisor) LinkOwner(dir int, base, name string) (owners.Mark, error) {
 	if len(s.table) == 0 && len(s.cfg.Links) == 0 {
-		return nil, nil
+		return owners.Mark{}, nil
 	}
-	links := map[string]owners.Mark{}
-	err := filepath.WalkDir(s.cfg.Upper, func(p string, d fs.DirEntry, err error) error {
-		if err != nil || d.Type()&(fs.ModeSymlink|fs.ModeNamedPipe) == 0 {
-			return err
-		}
-		name, err := filepath.Rel(s.cfg.Upper, p)
-		if err != nil {
-			return err
-		}
-		var st unix.Statx_t
-		if err := unix.Statx(unix.AT_FDCWD, p, unix.AT_SYMLINK_NOFOLLOW, statMask, &st); err != nil {
-			return err
-		}
-		m, ok := s.table[s.upperID(&st)]
-		if !ok && s.older(&st) {
-			m = s.cfg.Links[name]
-		}
-		if !m.IsZero() {
-			links[name] = m
-		}
-		return nil
-	})
-	return links, err
+	var st unix.Statx_t
+	if err := unix.Statx(dir, base, unix.AT_SYMLINK_NOFOLLOW, statMask, &st); err != nil {
+		return owners.Mark{}, err
+	}
+	m, ok := s.table[s.upperID(&st)]
+	if !ok && s.older(&st) {
+		m = s.cfg.Links[name] // of the tree below, copied up for another reason
+	}
+	return m, nil
 }
 
 func (r *request) chownPath(dir int, address, uid, gid uint64, flags int) reply {
