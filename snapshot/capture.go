@@ -9,7 +9,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/seed0570efb0/build/internal/digest"
 	"github.com/seed0570efb0/build/internal/owners"
 )
 
@@ -129,7 +128,7 @@ func (c *capturer) own(f *os.File, e *Entry) {
 	default:
 		return
 	}
-	e.Major, e.Minor, e.Size, e.Digest, e.Xattrs = m.Major, m.Minor, 0, digest.Digest{}, nil
+	e.Major, e.Minor = m.Major, m.Minor
 }
 
 func (c *capturer) subdir(dir int, name string, e Entry) error {
@@ -151,6 +150,16 @@ func (c *capturer) subdir(dir int, name string, e Entry) error {
 }
 
 func (c *capturer) file(dir int, name string, st *unix.Stat_t, e Entry) error {
+	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: e.Path, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), e.Path)
+	defer f.Close()
+	e.Type = Regular
+	if c.own(f, &e); e.Type != Regular {
+		return c.w.Add(e, nil)
+	}
 	if st.Nlink > 1 {
 		id := [2]uint64{st.Dev, st.Ino}
 		if first, ok := c.names[id]; ok {
@@ -159,23 +168,14 @@ func (c *capturer) file(dir int, name string, st *unix.Stat_t, e Entry) error {
 		}
 		c.names[id] = e.Path
 	}
-	e.Type, e.Size = Regular, st.Size
+	e.Size = st.Size
 	if c.known != nil {
 		if k := c.known.get(e.Path); k != nil && k.Type == Regular && k.Size == e.Size {
 			e.Digest = k.Digest
 		}
 	}
-	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return &os.PathError{Op: "open", Path: e.Path, Err: err}
-	}
-	f := os.NewFile(uintptr(fd), e.Path)
-	defer f.Close()
 	if e.Xattrs, _, err = readXattrs(fd); err != nil {
 		return fmt.Errorf("%s: %w", e.Path, err)
-	}
-	if c.own(f, &e); e.Type != Regular {
-		return c.w.Add(e, nil)
 	}
 	return c.w.Add(e, f)
 }

@@ -18,7 +18,7 @@ func (s *Spec) policy() seccomp.Policy {
 		p.Profile = seccomp.Default
 	}
 	if s.OneUID {
-		p.Notify, p.Deny = oneuid.Calls(), oneuid.Denied()
+		p.Notify, p.Deny = oneuid.Calls(len(s.Links) > 0), oneuid.Denied()
 	}
 	return p
 }

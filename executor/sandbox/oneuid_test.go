@@ -156,10 +156,10 @@ func TestLinks(t *testing.T) {
 		t.Errorf("got %v, want %v", links, want)
 	}
 
-	next := oneUID(t, "stat -c '%n %u:%g' /l /d/m /p /bin/ls; rm /l; ln -s x /l; stat -c %u /l; chown -h 8 /d/m; stat -c %u:%g /d/m")
+	next := oneUID(t, "stat -c '%n %u:%g' /l /d/m /p /bin/ls; rm /l; ln -s x /l; stat -c %u /l; touch -h /d/m; chown -h 8 /d/m; stat -c %u:%g /d/m; mv /p /q; stat -c %u:%g /q")
 	next.Root.Lower = append([]string{spec.Root.Upper}, next.Root.Lower...)
 	next.Links = links
-	expect(t, next, "/l 1:2\n/d/m 3:4\n/p 5:6\n/bin/ls 9:9\n0\n8:4\n")
+	expect(t, next, "/l 1:2\n/d/m 3:4\n/p 5:6\n/bin/ls 9:9\n0\n8:4\n5:6\n")
 }
 
 // runLinks runs spec and returns the owners of what can carry no mark.

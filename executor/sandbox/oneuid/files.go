@@ -186,6 +186,31 @@ func (r *request) chown(fd int, uid, gid uint32) error {
 	return r.setMark(fd, m)
 }
 
+// keepLink remembers the owner of a link or pipe by the file itself, before the process changes it.
+func (r *request) keepLink(dir int, address uint64) reply {
+	if address == 0 {
+		return proceed
+	}
+	name, err := r.string(address)
+	if err != nil {
+		return proceed
+	}
+	fd, err := r.find(dir, name, unix.AT_SYMLINK_NOFOLLOW)
+	if err != nil {
+		return proceed
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) != nil || !linkLike(st.Mode) {
+		return proceed
+	}
+	// The change of owner that is none copies it up.
+	if m := r.mark(fd); !m.IsZero() && unix.Fchownat(fd, "", 0, 0, unix.AT_EMPTY_PATH) == nil {
+		r.setMark(fd, m)
+	}
+	return proceed
+}
+
 // onlyID returns the id that there is, or -1 for none.
 func onlyID(id uint32) int {
 	if id == none {

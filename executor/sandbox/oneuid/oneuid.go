@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -197,11 +198,30 @@ var served = []struct {
 	{always("setns"), (*request).otherRoot},
 }
 
-// Calls returns the system calls that a supervisor must get.
-func Calls() []seccomp.Call {
-	list := make([]seccomp.Call, len(served))
-	for i, s := range served {
-		list[i] = s.Call
+// servedForLinks are the calls that may copy up a link whose owner is only known by its path, or give it
+// another path.
+var servedForLinks = []struct {
+	seccomp.Call
+	handler
+}{
+	{always("rename"), func(r *request) reply { return r.keepLink(unix.AT_FDCWD, r.args[0]) }},
+	{always("renameat"), func(r *request) reply { return r.keepLink(r.int(0), r.args[1]) }},
+	{always("renameat2"), func(r *request) reply { return r.keepLink(r.int(0), r.args[1]) }},
+	{always("link"), func(r *request) reply { return r.keepLink(unix.AT_FDCWD, r.args[0]) }},
+	{always("linkat"), func(r *request) reply { return r.keepLink(r.int(0), r.args[1]) }},
+	{always("utimensat"), func(r *request) reply { return r.keepLink(r.int(0), r.args[1]) }},
+}
+
+// Calls returns the system calls that a supervisor must get; links says whether its Config has Links.
+func Calls(links bool) []seccomp.Call {
+	var list []seccomp.Call
+	for _, s := range served {
+		list = append(list, s.Call)
+	}
+	if links {
+		for _, s := range servedForLinks {
+			list = append(list, s.Call)
+		}
 	}
 	return list
 }
@@ -213,7 +233,7 @@ func Denied() []string { return []string{"io_uring_setup", "io_uring_enter", "io
 // handlers returns the handlers by the numbers of their calls.
 var handlers = sync.OnceValue(func() map[uint32]handler {
 	m := map[uint32]handler{}
-	for _, s := range served {
+	for _, s := range slices.Concat(served, servedForLinks) {
 		if n, ok := seccomp.Number(s.Name); ok {
 			m[n] = s.handler
 		}
