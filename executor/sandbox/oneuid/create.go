@@ -54,8 +54,10 @@ func (r *request) inherit(f *newFile, c *creds) (err error) {
 	if st.Mode&unix.S_ISGID != 0 {
 		f.mark.GID, f.setgid = m.GID, unix.S_ISGID
 	}
-	f.umask, err = r.umask()
-	return err
+	if f.umask, err = r.umask(); err != nil {
+		return err
+	}
+	return r.alive()
 }
 
 // mayWrite reports whether a folder can be changed by c.
@@ -143,7 +145,7 @@ func (r *request) symlink(target uint64, dir int, address uint64) reply {
 	if c.uid.fs == 0 {
 		return proceed
 	}
-	to, err := r.string(target)
+	to, err := r.string(target) // newFile asks whether it was ours to read
 	if err != nil {
 		return fail(err)
 	}

@@ -165,6 +165,9 @@ func (r *request) fchown() reply {
 
 // chown gives the place fd to uid and gid, where they are not -1.
 func (r *request) chown(fd int, uid, gid uint32) error {
+	if err := r.alive(); err != nil {
+		return err
+	}
 	m := r.mark(fd)
 	if c := r.creds(); !c.capable() {
 		own := c.uid.fs == m.UID
@@ -205,7 +208,7 @@ func (r *request) keepLink(dir int, address uint64) reply {
 		return proceed
 	}
 	// The change of owner that is none copies it up.
-	if m := r.mark(fd); !m.IsZero() && unix.Fchownat(fd, "", 0, 0, unix.AT_EMPTY_PATH) == nil {
+	if m := r.mark(fd); !m.IsZero() && r.alive() == nil && unix.Fchownat(fd, "", 0, 0, unix.AT_EMPTY_PATH) == nil {
 		r.setMark(fd, m)
 	}
 	return proceed

@@ -81,8 +81,8 @@ func end(err error) reply {
 
 var errEnd = errors.New("no process is left")
 
-// receive waits for a call. It returns nil when there was one whose process has been killed.
-func receive(fd int) (*notification, error) {
+// receive waits for a call. The result is false when there was one whose process has been killed.
+func (n *notification) receive(fd int) (bool, error) {
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 	for {
 		_, err := unix.Poll(fds, -1)
@@ -90,20 +90,20 @@ func receive(fd int) (*notification, error) {
 			break
 		}
 		if err != unix.EINTR {
-			return nil, fmt.Errorf("poll: %w", err)
+			return false, fmt.Errorf("poll: %w", err)
 		}
 	}
 	if fds[0].Revents&unix.POLLIN == 0 {
-		return nil, errEnd
+		return false, errEnd
 	}
-	n := new(notification)
+	*n = notification{} // the kernel insists
 	switch errno := ioctlPointer(fd, unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(n)); errno {
 	case 0:
-		return n, nil
+		return true, nil
 	case unix.ENOENT, unix.EINTR:
-		return nil, nil
+		return false, nil
 	default:
-		return nil, fmt.Errorf("receive a system call: %w", errno)
+		return false, fmt.Errorf("receive a system call: %w", errno)
 	}
 }
 

@@ -99,21 +99,22 @@ func (s *Supervisor) serve() error {
 	// The process waits for us and we for it: let the kernel switch at once (Linux 6.6).
 	ioctl(fd, ioctlSetFlags, unix.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP)
 	handlers := handlers()
+	n := new(notification)
+	r := &request{Supervisor: s, notification: n}
 	for {
-		n, err := receive(fd)
+		came, err := n.receive(fd)
 		if errors.Is(err, errEnd) {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		if n == nil {
+		if !came {
 			continue
 		}
-		r := request{Supervisor: s, notification: n}
 		answer := proceed
 		if h := handlers[uint32(n.nr)]; h != nil {
-			answer = h(&r)
+			answer = h(r)
 		}
 		if err := send(fd, n.id, answer); err != nil {
 			return err

@@ -33,7 +33,7 @@ func (r *request) alive() error {
 	return nil
 }
 
-// read fills b with the memory of the process from address on.
+// read fills b with the memory of the process from address on. What is done because of it must ask alive.
 func (r *request) read(address uint64, b []byte) error {
 	if len(b) == 0 {
 		return nil
@@ -42,10 +42,7 @@ func (r *request) read(address uint64, b []byte) error {
 	if err == nil && n < len(b) {
 		err = unix.EFAULT
 	}
-	if err != nil {
-		return err
-	}
-	return r.alive()
+	return err
 }
 
 // write puts b into the memory of the process.
