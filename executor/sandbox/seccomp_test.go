@@ -222,7 +222,7 @@ func BenchmarkStat(b *testing.B) {
 	const calls = 20_000
 	le := binary.LittleEndian
 	loop := le.AppendUint32([]byte{0xbb}, calls)
-	loop = append(loop, 0xb8, 4, 0, 0, 0, 0xbf) // stat
+	loop = append(loop, 0xb8, 4, 0, 0, 0, 0xbf)                                                          // stat
 	loop = le.AppendUint32(loop, 0x400000+120+40)                                                        // edi: the path behind the code
 	loop = append(loop, 0x48, 0x8d, 0xb4, 0x24, 0, 0xfe, 0xff, 0xff, 0x0f, 0x05, 0xff, 0xcb, 0x75, 0xe8) // lea rsi, [rsp-512]; syscall; dec ebx; jnz
 	loop = append(loop, 0x31, 0xff, 0xb8, unix.SYS_EXIT_GROUP, 0, 0, 0, 0x0f, 0x05)
