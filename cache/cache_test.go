@@ -272,3 +272,136 @@ func BenchmarkLookup(b *testing.B) {
 		}
 	}
 }
+
+// A folder that NewTempDir returns is there, whatever another process cleans meanwhile.
+func TestCleanTempSparesNewFolders(t *testing.T) {
+	s := open(t)
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					if err := s.CleanTemp(func(fs.FileInfo) bool { return false }); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		})
+	}
+	lost := 0
+	for range 500 {
+		d, err := s.NewTempDir()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(d.Path); err != nil {
+			lost++
+		}
+		d.Remove()
+	}
+	close(stop)
+	wg.Wait()
+	if lost > 0 {
+		t.Errorf("%d of 500 new folders were taken for those of a dead process", lost)
+	}
+}
+
+// A power cut may leave the file empty, which must not be the end of the store.
+func TestEmptyVersionIsWrittenAgain(t *testing.T) {
+	s := open(t)
+	for _, torn := range []string{"", "\x00\x00"} {
+		if err := s.WriteFile("version", []byte(torn)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(s.Root()); err != nil {
+			t.Fatal(err)
+		}
+		if b, _ := s.ReadFile("version"); string(b) != version {
+			t.Errorf("version is %q", b)
+		}
+	}
+}
+
+func TestSharedLock(t *testing.T) {
+	s := open(t)
+	lockShared := func() func() {
+		t.Helper()
+		unlock, err := s.LockShared(t.Context(), "x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return unlock
+	}
+	try := func() func() {
+		t.Helper()
+		unlock, err := s.TryLock("x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return unlock
+	}
+	one, two := lockShared(), lockShared()
+	one()
+	if try() != nil {
+		t.Fatal("locked while it is shared")
+	}
+	two()
+	alone := try()
+	if alone == nil {
+		t.Fatal("nobody holds it any more")
+	}
+	if try() != nil {
+		t.Fatal("locked twice")
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cause := errors.New("enough")
+	cancel(cause)
+	if _, err := s.LockShared(ctx, "x"); !errors.Is(err, cause) {
+		t.Errorf("shared while it is locked: %v", err)
+	}
+	alone()
+	lockShared()()
+	if names, _ := os.ReadDir(s.Path("locks")); len(names) != 0 {
+		t.Errorf("%d lock files are left", len(names))
+	}
+}
+
+// Readers see nothing half done, whoever removes the file of the lock.
+func TestSharedLockExcludesWriters(t *testing.T) {
+	s := open(t)
+	var writers, readers atomic.Int64
+	var wg sync.WaitGroup
+	for n := range 6 {
+		wg.Go(func() {
+			for range 40 {
+				lock := s.LockShared
+				if n%3 == 0 {
+					lock = s.Lock
+				}
+				unlock, err := lock(context.Background(), "x")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if n%3 == 0 {
+					if writers.Add(1) != 1 || readers.Load() != 0 {
+						t.Error("a writer is not alone")
+					}
+					writers.Add(-1)
+				} else {
+					readers.Add(1)
+					if writers.Load() != 0 {
+						t.Error("a reader beside a writer")
+					}
+					readers.Add(-1)
+				}
+				unlock()
+			}
+		})
+	}
+	wg.Wait()
+}

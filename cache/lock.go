@@ -17,8 +17,28 @@ import (
 // lock of that name, and returns the function that gives it up. The lock of
 // a process that dies is free at once. Waiting ends with ctx.
 //
-// A holder must not wait for a second lock; so there is no order to get wrong.
+// A holder may only wait for a lock of a lower rank, so that nobody waits in a circle: a step before
+// the caches it mounts (by name), those before its layers, a layer before its blobs.
 func (s *Store) Lock(ctx context.Context, name string) (unlock func(), err error) {
+	return s.lock(ctx, name, unix.LOCK_EX)
+}
+
+// LockShared is Lock for those who can hold it at the same time: Lock waits for all of them.
+func (s *Store) LockShared(ctx context.Context, name string) (unlock func(), err error) {
+	return s.lock(ctx, name, unix.LOCK_SH)
+}
+
+// TryLock is Lock without waiting: it returns a nil function when somebody holds the lock.
+func (s *Store) TryLock(name string) (unlock func(), err error) {
+	unlock, err = s.lock(context.Background(), name, unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, nil
+	}
+	return unlock, err
+}
+
+// lock is Lock for a kind of flock(2). With LOCK_NB in it, it does not wait.
+func (s *Store) lock(ctx context.Context, name string, kind int) (unlock func(), err error) {
 	h := digest.Of([]byte(name)).Hex()
 	path := s.path("locks", h)
 	for {
@@ -26,33 +46,37 @@ func (s *Store) Lock(ctx context.Context, name string) (unlock func(), err error
 		if err != nil {
 			return nil, err
 		}
-		if err := flock(ctx, f); err != nil {
+		if err := flock(ctx, f, kind); err != nil {
 			return nil, fmt.Errorf("lock %s: %w", name, err)
 		}
 		if same(f, path) {
-			return func() {
-				// Removing the file before giving it up keeps the folder small. Who waited on this
-				// file sees that it is no longer the one of that name, and starts again.
-				os.Remove(path)
-				f.Close()
-			}, nil
+			return func() { giveUp(f, path, kind) }, nil
 		}
 		f.Close()
 	}
 }
 
-// flock takes an exclusive lock of f. flock(2) cannot be interrupted from outside, so when ctx ends
+// giveUp ends a lock. Removing the file before that keeps the folder small; who waited on this file sees
+// that it is no longer the one of that name, and starts again. Only the last one who shares it may do so.
+func giveUp(f *os.File, path string, kind int) {
+	if kind&unix.LOCK_EX != 0 || unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil && same(f, path) {
+		os.Remove(path)
+	}
+	f.Close()
+}
+
+// flock takes a lock of f, or closes it. flock(2) cannot be interrupted from outside, so when ctx ends
 // first the waiting goroutine is left behind: it ends with its turn, or with the process.
-func flock(ctx context.Context, f *os.File) error {
-	err := retry(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
-	if !errors.Is(err, unix.EWOULDBLOCK) {
+func flock(ctx context.Context, f *os.File, kind int) error {
+	err := retry(func() error { return unix.Flock(int(f.Fd()), kind|unix.LOCK_NB) })
+	if kind&unix.LOCK_NB != 0 || !errors.Is(err, unix.EWOULDBLOCK) {
 		if err != nil {
 			f.Close()
 		}
 		return err
 	}
 	done := make(chan error, 1)
-	go func() { done <- retry(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX) }) }()
+	go func() { done <- retry(func() error { return unix.Flock(int(f.Fd()), kind) }) }()
 	select {
 	case err := <-done:
 		return err
@@ -89,28 +113,33 @@ type TempDir struct {
 // NewTempDir makes a folder on the store's file system.
 func (s *Store) NewTempDir() (*TempDir, error) {
 	for {
-		t, err := s.newTempDir()
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, fs.ErrNotExist) || t != nil {
-			return t, err
-		}
-		// CleanTemp of another process took the new folder for a dead one's before it was locked.
-		if _, err := os.Stat(s.path("tmp")); err != nil {
+		dir, err := os.MkdirTemp(s.path("tmp"), "d-")
+		if err != nil {
 			return nil, err
 		}
+		t, err := lockDir(dir)
+		if err == nil {
+			return t, nil
+		}
+		os.Remove(dir)
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		// CleanTemp of another process took the new folder for a dead one's before it was locked.
 	}
 }
 
-func (s *Store) newTempDir() (*TempDir, error) {
-	dir, err := os.MkdirTemp(s.path("tmp"), "d-")
+func lockDir(dir string) (*TempDir, error) {
+	f, err := os.Open(dir)
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.Open(dir)
-	if err == nil {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err == nil && !same(f, dir) {
+		err = unix.ENOENT // it was removed between the two
 	}
 	if err != nil {
-		os.Remove(dir)
+		f.Close()
 		return nil, &fs.PathError{Op: "lock", Path: dir, Err: err}
 	}
 	return &TempDir{Path: dir, lock: f}, nil

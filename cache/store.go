@@ -9,6 +9,7 @@
 package cache
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -39,7 +40,7 @@ func (e *StoreError) Unwrap() error { return e.Err }
 // Open opens the store at root and makes it where it is missing.
 func Open(root string) (*Store, error) {
 	s := &Store{root: root}
-	if b, err := os.ReadFile(s.path("version")); err == nil {
+	if b, err := os.ReadFile(s.path("version")); err == nil && len(bytes.Trim(b, "\x00")) > 0 { // a power cut may have emptied it
 		if string(b) != version {
 			return nil, &StoreError{root, fmt.Errorf("layout %q is not the %q of this program", strings.TrimSpace(string(b)), strings.TrimSpace(version)),
 				"name another folder with --root"}

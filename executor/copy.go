@@ -1,6 +1,7 @@
 package executor
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -29,6 +30,8 @@ func (x *Executor) file(ctx context.Context, v *llb.Vertex, op *llb.File, inputs
 		switch a := a.(type) {
 		case *llb.Mkdir:
 			err = f.mkdir(a)
+		case *llb.Mkfile:
+			err = f.mkfile(a)
 		case *llb.Copy:
 			var t snapshot.Tree
 			if t, err = x.tree(ctx, v, a.From, inputs); err == nil {
@@ -67,7 +70,26 @@ func (f *filer) mkdir(a *llb.Mkdir) error {
 	if err != nil {
 		return err
 	}
-	return f.out.MkdirAll(p, snapshot.Entry{Mode: a.Mode, UID: uid, GID: gid, Mtime: f.now})
+	return f.out.MkdirAll(p, snapshot.Entry{Mode: a.Mode, UID: uid, GID: gid, Mtime: f.timeOf(a.Time)})
+}
+
+// timeOf returns the time that something new gets, now unless it is said.
+func (f *filer) timeOf(said *int64) int64 {
+	if said != nil {
+		return *said
+	}
+	return f.now
+}
+
+func (f *filer) mkfile(a *llb.Mkfile) error {
+	p, err := snapshot.Resolve(f.out, a.Path, true)
+	if err != nil {
+		return err
+	}
+	e := snapshot.Entry{
+		Path: p, Type: snapshot.Regular, Mode: a.Mode, Size: int64(len(a.Data)), Mtime: f.timeOf(a.Time), Digest: digest.Of(a.Data),
+	}
+	return f.out.Put(e, func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(a.Data)), nil })
 }
 
 // A copier runs one Copy.
@@ -195,7 +217,7 @@ func (c *copier) entry(e snapshot.Entry, to string) error {
 			return c.out.Put(snapshot.Entry{Path: to, Type: snapshot.Hardlink, Link: first, Mode: n.Mode, UID: n.UID, GID: n.GID, Mtime: n.Mtime}, nil)
 		}
 		c.names[e.Inode] = to
-		if n.Digest, err = c.from.Digest(e); err != nil {
+		if n.Digest, err = c.from.Digest(c.ctx, e); err != nil {
 			return err
 		}
 	}
@@ -208,7 +230,7 @@ func (c *copier) entry(e snapshot.Entry, to string) error {
 // dress returns e as it is in the image.
 func (c *copier) dress(e snapshot.Entry, to string) snapshot.Entry {
 	n := e
-	n.Path, n.Inode, n.Opaque = to, "", false
+	n.Path, n.Inode = to, ""
 	if c.owned {
 		n.UID, n.GID = c.uid, c.gid
 	}

@@ -2,17 +2,22 @@ package executor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path"
+	"slices"
 	"strings"
+
+	"github.com/docker/go-units"
 
 	"github.com/seed0570efb0/build/cache"
 	"github.com/seed0570efb0/build/executor/sandbox"
 	"github.com/seed0570efb0/build/internal/digest"
 	"github.com/seed0570efb0/build/internal/owners"
 	"github.com/seed0570efb0/build/llb"
+	"github.com/seed0570efb0/build/snapshot"
 )
 
 // defaultHostname is what BuildKit's steps see.
@@ -22,39 +27,53 @@ const defaultHostname = "buildkitsandbox"
 type ExitError struct {
 	Args   []string
 	Status sandbox.Status
+	Memory int64 // how much there was to use, in bytes; 0 is no limit
 }
 
 func (e *ExitError) Error() string {
+	if e.Status.OutOfMemory {
+		return fmt.Sprintf("process %q did not complete successfully: %s", strings.Join(e.Args, " "), OutOfMemory(e.Status.Usage.Memory, e.Memory))
+	}
 	if e.Status.Signal != 0 {
 		return fmt.Sprintf("process %q did not complete successfully: killed by signal %d", strings.Join(e.Args, " "), e.Status.Signal)
 	}
 	return fmt.Sprintf("process %q did not complete successfully: exit code: %d", strings.Join(e.Args, " "), e.Status.Code)
 }
 
-// exec runs an Exec operation on the chain root; what the process changes is the new layer.
-func (x *Executor) exec(ctx context.Context, v *llb.Vertex, op *llb.Exec, root digest.Digest) (digest.Digest, error) {
-	c, err := x.prepare(ctx, root, process{
+// OutOfMemory says that a limit was reached.
+func OutOfMemory(used, limit int64) string {
+	return fmt.Sprintf("out of memory: used %s of %s", units.BytesSize(float64(used)), units.BytesSize(float64(limit)))
+}
+
+// exec runs an Exec operation on its first input; what the process changes there is the new layer.
+func (x *Executor) exec(ctx context.Context, v *llb.Vertex, op *llb.Exec, inputs []digest.Digest) (digest.Digest, error) {
+	c, err := x.prepare(ctx, inputs[0], process{
 		Args: op.Args, Env: append(op.Env[:len(op.Env):len(op.Env)], op.Proxy...), Cwd: op.Cwd, User: op.User,
 		Network: op.Network, Hostname: op.Hostname, Hosts: op.Hosts,
+		Mounts: op.Mounts, Vertex: v, Inputs: inputs,
 	})
 	if err != nil {
 		return digest.Digest{}, err
 	}
-	defer c.tmp.Remove()
+	defer c.remove()
 	c.spec.NoSync = true // nobody looks at the upper directory of a step that did not end
 	stdout, stderr := x.Log(v)
-	p, err := sandbox.Start(ctx, c.spec, sandbox.Stdio{Out: stdout, Err: stderr})
+	proc, err := x.start(ctx, c, sandbox.Stdio{Out: stdout, Err: stderr})
 	if err != nil {
 		return digest.Digest{}, err
 	}
-	status, err := p.Wait()
+	status, err := proc.Wait()
+	c.release() // others may wait for a cache
 	if err != nil {
 		return digest.Digest{}, err
+	}
+	if x.Usage != nil {
+		x.Usage(v, status.Usage)
 	}
 	if status.Code != 0 {
-		return digest.Digest{}, &ExitError{op.Args, status}
+		return digest.Digest{}, &ExitError{op.Args, status, x.Limits.Memory}
 	}
-	return x.Layers.CommitTree(root, c.spec.Root.Upper, p.LinkOwner, x.Now())
+	return x.commit(ctx, c, inputs[0], proc.LinkOwner)
 }
 
 // A process is what prepare needs to know of what is to run.
@@ -64,18 +83,47 @@ type process struct {
 	Network   llb.Network
 	Hostname  string
 	Hosts     []llb.Host
+
+	// Mounts refer to Inputs, the results of the inputs of Vertex.
+	Mounts []llb.Mount
+	Vertex *llb.Vertex
+	Inputs []digest.Digest
 }
 
 // A container is a sandbox that is ready to start, with the folder its files are in.
 type container struct {
-	spec sandbox.Spec
-	tmp  *cache.TempDir
+	process
+	x       *Executor
+	view    *snapshot.View // of the root
+	spec    sandbox.Spec
+	tmp     *cache.TempDir
+	flat    *snapshot.Flat // the root, when it is no overlay
+	places  places
+	kinds   map[string]snapshot.Type // of what is mounted, by target
+	held    []func()                 // what release calls, last first
+	folders int                      // made in tmp for mounts
+}
+
+// release ends what others may wait for, and what only the process needed.
+func (c *container) release() {
+	for _, f := range slices.Backward(c.held) {
+		f()
+	}
+	c.held = nil
+}
+
+func (c *container) remove() {
+	c.release()
+	c.tmp.Remove()
 }
 
 func (x *Executor) prepare(ctx context.Context, root digest.Digest, p process) (*container, error) {
-	lower, err := x.Layers.Trees(ctx, root)
-	if err != nil {
-		return nil, err
+	var lower []string
+	if x.Root == sandbox.RootOverlay {
+		var err error
+		if lower, err = x.Layers.Trees(ctx, root); err != nil {
+			return nil, err
+		}
 	}
 	view, err := x.Layers.View(ctx, root)
 	if err != nil {
@@ -89,24 +137,26 @@ func (x *Executor) prepare(ctx context.Context, root digest.Digest, p process) (
 	if err != nil {
 		return nil, err
 	}
-	c := &container{tmp: tmp}
+	c := &container{process: p, x: x, view: view, tmp: tmp, places: places{view: view}, kinds: map[string]snapshot.Type{}}
 	c.spec = sandbox.Spec{
 		Args: p.Args, Env: withHome(p.Env, u.Home), Cwd: p.Cwd,
 		UID: uint32(u.Uid), GID: uint32(u.Gid), Groups: groups(u.Gid, u.Sgids),
-		Caps: sandbox.DefaultCaps(), Hostname: p.Hostname, Network: sandbox.NetworkHost,
-		Root: sandbox.Root{Lower: append(lower, tmp.Join("stub")), Upper: tmp.Join("upper"), Work: tmp.Join("work"), Target: tmp.Join("root")},
+		Caps: sandbox.DefaultCaps(), Hostname: p.Hostname, Network: x.network(p.Network),
+		Root: sandbox.Root{Lower: append([]string{tmp.Join("stub")}, lower...), Upper: tmp.Join("upper"), Work: tmp.Join("work"), Target: tmp.Join("root")},
 	}
+	c.spec.Limits, c.spec.ShmSize = x.Limits, x.ShmSize
 	if owners.OneID() {
 		c.spec.OneUID, c.spec.Links = true, view.Links()
 	}
 	if p.Hostname == "" {
 		c.spec.Hostname = defaultHostname
 	}
-	if p.Network == llb.NetworkNone {
-		c.spec.Network = sandbox.NetworkNone
+	err = c.files(ctx)
+	if err == nil && x.Root != sandbox.RootOverlay {
+		err = x.flatten(ctx, c, root)
 	}
-	if err := c.files(p); err != nil {
-		tmp.Remove()
+	if err != nil {
+		c.remove()
 		return nil, err
 	}
 	return c, nil
@@ -132,32 +182,51 @@ func withHome(env []string, home string) []string {
 	return append(env[:len(env):len(env)], "HOME="+home)
 }
 
-// files makes the folders of the overlay, and the files that every process finds in /etc. Their
-// mount points are in a tree of their own below all layers, so that none of them shows in the upper
-// directory and nothing has to be cleaned out of it.
-func (c *container) files(p process) error {
-	for _, d := range []string{"stub", "upper", "work", "root", "stub/etc"} {
-		if err := os.Mkdir(c.tmp.Join(d), 0o755); err != nil {
-			return err
-		}
-		if err := os.Chmod(c.tmp.Join(d), 0o755); err != nil { // the root's mode is not for the umask to say
-			return err
-		}
+// files makes the folders of the overlay and prepares all that is mounted over it. Mount points that the root lacks are in
+// a tree of their own above all layers, so that none of them shows in the upper directory and nothing has to be
+// cleaned out of it.
+func (c *container) files(ctx context.Context) error {
+	if err := c.mkdir("stub", "upper", "work", "root"); err != nil {
+		return err
 	}
 	for target, content := range map[string][]byte{
-		"/etc/hosts":       hostsFile(c.spec.Hostname, p.Hosts),
-		"/etc/resolv.conf": resolvConf(p.Network),
+		"/etc/hosts":       hostsFile(c.spec.Hostname, c.Hosts),
+		"/etc/resolv.conf": resolvConf(c.spec.Network),
 	} {
 		source := c.tmp.Join(path.Base(target))
 		if err := os.WriteFile(source, content, 0o644); err != nil {
 			return err
 		}
-		if err := os.WriteFile(c.tmp.Join("stub", target), nil, 0o644); err != nil {
+		if err := c.mount(sandbox.Mount{Type: sandbox.MountBind, Source: source, Target: target}, snapshot.Regular); err != nil {
 			return err
 		}
-		c.spec.Mounts = append(c.spec.Mounts, sandbox.Mount{Type: sandbox.MountBind, Source: source, Target: target})
+	}
+	if err := c.mounts(ctx); err != nil {
+		return err
+	}
+	// What is below another mount comes after it.
+	slices.SortStableFunc(c.spec.Mounts, func(a, b sandbox.Mount) int {
+		return strings.Count(path.Clean(a.Target), "/") - strings.Count(path.Clean(b.Target), "/")
+	})
+	return snapshot.WriteEntries(c.tmp.Join("stub"), c.places.list())
+}
+
+// mkdir makes folders in tmp with the mode of a root, which is not for the umask to say.
+func (c *container) mkdir(names ...string) error {
+	for _, name := range names {
+		d := c.tmp.Join(name)
+		if err := errors.Join(os.Mkdir(d, 0o755), os.Chmod(d, 0o755)); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// mount adds a mount of a file or a folder.
+func (c *container) mount(m sandbox.Mount, kind snapshot.Type) error {
+	c.spec.Mounts = append(c.spec.Mounts, m)
+	c.kinds[m.Target] = kind
+	return c.places.add(m.Target, kind)
 }
 
 func hostsFile(hostname string, more []llb.Host) []byte {
@@ -170,19 +239,11 @@ func hostsFile(hostname string, more []llb.Host) []byte {
 	return []byte(b.String())
 }
 
-// resolvConf returns the host's resolver configuration, which is right for a process that has the host's network.
-func resolvConf(n llb.Network) []byte {
-	if n == llb.NetworkNone {
-		return nil
-	}
-	b, _ := os.ReadFile("/etc/resolv.conf")
-	return b
-}
-
 // A RunSpec says how to run an image.
 type RunSpec struct {
 	Args, Env []string
 	Cwd, User string
+	Network   llb.Network // "" is the default one
 	Stdin     io.Reader
 	Stdout    io.Writer
 	Stderr    io.Writer
@@ -192,15 +253,16 @@ type RunSpec struct {
 	Started func(*sandbox.Process)
 }
 
-// Run runs a process on the chain root and returns how it ended. What it changes is thrown away.
+// Run runs a process on the chain root and returns how it ended. What it changes is thrown away. An end of ctx ends
+// the preparations; once the process runs, signals are for it to take, and it decides when this ends.
 func (x *Executor) Run(ctx context.Context, root digest.Digest, r RunSpec) (sandbox.Status, error) {
-	c, err := x.prepare(ctx, root, process{Args: r.Args, Env: r.Env, Cwd: r.Cwd, User: r.User, Hostname: hostnameOf(root)})
+	c, err := x.prepare(ctx, root, process{Args: r.Args, Env: r.Env, Cwd: r.Cwd, User: r.User, Network: r.Network, Hostname: hostnameOf(root)})
 	if err != nil {
 		return sandbox.Status{}, err
 	}
-	defer c.tmp.Remove()
+	defer c.remove()
 	c.spec.Terminal = r.Terminal
-	p, err := sandbox.Start(ctx, c.spec, sandbox.Stdio{In: r.Stdin, Out: r.Stdout, Err: r.Stderr})
+	p, err := x.start(context.WithoutCancel(ctx), c, sandbox.Stdio{In: r.Stdin, Out: r.Stdout, Err: r.Stderr})
 	if err != nil {
 		return sandbox.Status{}, err
 	}

@@ -6,9 +6,11 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"time"
 
 	"github.com/seed0570efb0/build/cache"
+	"github.com/seed0570efb0/build/executor/sandbox"
 	"github.com/seed0570efb0/build/internal/digest"
 	"github.com/seed0570efb0/build/llb"
 	"github.com/seed0570efb0/build/snapshot"
@@ -22,8 +24,36 @@ type Executor struct {
 	Locals map[string]snapshot.Tree
 	// Log gives the writers for the output of a step.
 	Log func(v *llb.Vertex) (stdout, stderr io.Writer)
+	// Warn takes what the person who builds should know.
+	Warn func(text string)
+	// Secrets returns the value of a secret, and whether there is one of that ID.
+	Secrets func(id string) ([]byte, bool, error)
+	// Agents serve connections to SSH agents, by ID. A function returns when its connection ends.
+	Agents map[string]func(net.Conn)
+	// Root is how the roots of processes are made.
+	Root sandbox.RootKind
+	// Limits and ShmSize are for every process. They are part of no key: what a step makes does not
+	// depend on how much it may use.
+	Limits  sandbox.Limits
+	ShmSize int64
+	// Usage, when not nil, gets what the process of a step has used.
+	Usage func(v *llb.Vertex, u sandbox.Usage)
 	// Now tells the time that new layers and directories get.
 	Now func() time.Time
+
+	networks
+	folders folders // what bind mounts show of the Locals
+	renewed renewed // the caches that this build has emptied
+}
+
+// EndSteps lets go of what is kept from one process for the next. The kernel takes a while for it, so it is for
+// as soon as none follows; one that follows nevertheless takes a little longer.
+func (x *Executor) EndSteps() { x.runner.Close() }
+
+// Close removes what steps of this process have shared.
+func (x *Executor) Close() error {
+	x.EndSteps()
+	return x.folders.remove()
 }
 
 // Definition implements solver.Executor. What a step selects from a local folder is part of its definition,
@@ -59,11 +89,7 @@ func (x *Executor) Content(ctx context.Context, v *llb.Vertex, inputs []digest.D
 			h.Digest("root", d)
 			continue
 		}
-		t, err := x.tree(ctx, v, i, inputs)
-		if err != nil {
-			return cache.Key{}, err
-		}
-		d, err := x.selection(ctx, v, i, t)
+		d, err := x.content(ctx, v, i, inputs)
 		if err != nil {
 			return cache.Key{}, err
 		}
@@ -72,7 +98,20 @@ func (x *Executor) Content(ctx context.Context, v *llb.Vertex, inputs []digest.D
 	return cache.Key(h.Sum()), nil
 }
 
-// tree returns the input of v that a File reads from.
+// content returns the digest of what v reads of a further input.
+func (x *Executor) content(ctx context.Context, v *llb.Vertex, input int, results []digest.Digest) (digest.Digest, error) {
+	_, local := v.Inputs()[input].Op().(*llb.Local)
+	if op, ok := v.Op().(*llb.Exec); ok && !local && showsAll(op, input) {
+		return x.Layers.Content(results[input]) // nothing has to be downloaded to know it
+	}
+	t, err := x.tree(ctx, v, input, results)
+	if err != nil {
+		return digest.Digest{}, err
+	}
+	return x.selection(ctx, v, input, t)
+}
+
+// tree returns an input of v as files.
 func (x *Executor) tree(ctx context.Context, v *llb.Vertex, input int, results []digest.Digest) (snapshot.Tree, error) {
 	if local, ok := v.Inputs()[input].Op().(*llb.Local); ok {
 		t, ok := x.Locals[local.Name]
@@ -94,7 +133,7 @@ func (x *Executor) Execute(ctx context.Context, v *llb.Vertex, inputs []digest.D
 	case *llb.File:
 		return x.file(ctx, v, op, inputs)
 	case *llb.Exec:
-		return x.exec(ctx, v, op, inputs[0])
+		return x.exec(ctx, v, op, inputs)
 	}
 	panic(fmt.Sprintf("executor: operation %T", v.Op()))
 }

@@ -105,49 +105,58 @@ func globIn(t snapshot.Tree, dir, elem string) ([]string, error) {
 // selection returns the digest of all that v reads of its given input, the tree t: what its sources match,
 // by name, and everything below.
 func (x *Executor) selection(ctx context.Context, v *llb.Vertex, input int, t snapshot.Tree) (digest.Digest, error) {
-	op, ok := v.Op().(*llb.File)
-	if !ok || t == nil {
-		return digest.Digest{}, fmt.Errorf("input %d of %s is not one that files are copied from", input, v.Meta().Label)
+	if t == nil {
+		return digest.Digest{}, fmt.Errorf("input %d of %s is not one that files are read from", input, v.Meta().Label)
 	}
 	h := digest.NewHasher("selection/v1")
-	for _, a := range op.Actions {
-		c, ok := a.(*llb.Copy)
-		if !ok || c.From != input {
-			continue
-		}
-		for _, src := range c.Sources {
-			found, err := matches(t, src)
-			if err != nil {
-				return digest.Digest{}, err
+	var err error
+	switch op := v.Op().(type) {
+	case *llb.File:
+		for _, a := range op.Actions {
+			if c, ok := a.(*llb.Copy); ok && c.From == input && err == nil {
+				err = hashSources(ctx, h, t, c.Sources)
 			}
-			h.Int("matches", int64(len(found)))
-			for _, m := range found {
-				if err := hashTree(ctx, h, t, m); err != nil {
-					return digest.Digest{}, err
-				}
+		}
+	case *llb.Exec:
+		err = hashMounts(ctx, h, t, op, input)
+	}
+	return h.Sum(), err
+}
+
+func hashSources(ctx context.Context, h *digest.Hasher, t snapshot.Tree, sources []llb.Source) error {
+	for _, src := range sources {
+		found, err := matches(t, src)
+		if err != nil {
+			return err
+		}
+		h.Int("matches", int64(len(found)))
+		for _, m := range found {
+			h.String("name", m.name)
+			if err := hashTree(ctx, h, t, m.entry, false); err != nil { // the metadata of a copied folder is not taken
+				return err
 			}
 		}
 	}
-	return h.Sum(), nil
+	return nil
 }
 
-// hashTree writes what m names into h. Paths are relative to m, whose own place does not matter, only the
-// name it would get in a folder. The digests of many files are computed at once.
-func hashTree(ctx context.Context, h *digest.Hasher, t snapshot.Tree, m match) error {
+// hashTree writes root and all below it into h; of a root that is a folder the metadata only if asked to. Paths are
+// relative to root, whose own place does not matter. The digests of many files are computed at once.
+func hashTree(ctx context.Context, h *digest.Hasher, t snapshot.Tree, root snapshot.Entry, metadata bool) error {
 	var list []snapshot.Entry
-	err := snapshot.Walk(t, m.entry.Path, func(e snapshot.Entry) (bool, error) {
+	err := snapshot.Walk(t, root.Path, func(e snapshot.Entry) (bool, error) {
 		list = append(list, e)
 		return true, context.Cause(ctx)
 	})
 	if err != nil {
 		return err
 	}
-	var g errgroup.Group
+	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(hashers)
 	for i := range list {
 		if e := &list[i]; e.Type == snapshot.Regular && e.Digest.IsZero() {
 			g.Go(func() (err error) {
-				e.Digest, err = t.Digest(*e)
+				e.Digest, err = t.Digest(ctx, *e)
 				return err
 			})
 		}
@@ -155,13 +164,12 @@ func hashTree(ctx context.Context, h *digest.Hasher, t snapshot.Tree, m match) e
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	h.String("name", m.name)
 	names := map[string]string{} // inode -> first name
 	for _, e := range list {
 		inode := e.Inode
-		e.Path = relative(m.entry.Path, e.Path)
-		if e.Path == "." && e.Type == snapshot.Dir {
-			e = snapshot.Entry{Path: ".", Type: snapshot.Dir} // the metadata of a copied folder itself is not taken
+		e.Path = relative(root.Path, e.Path)
+		if e.Path == "." && e.Type == snapshot.Dir && !metadata {
+			e = snapshot.Entry{Path: ".", Type: snapshot.Dir}
 		}
 		snapshot.HashEntry(h, &e)
 		if inode == "" {

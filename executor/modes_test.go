@@ -171,12 +171,7 @@ func (o *outcome) add(ctx context.Context, layers *snapshot.Store, root digest.D
 	}
 	o.Entries = append(o.Entries, list)
 	o.DiffIDs = append(o.DiffIDs, c.Layer.String())
-	r, err := layers.OpenTar(ctx, c)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	_, err = io.Copy(io.Discard, r)
+	_, err = layers.Compressed(ctx, c, snapshot.MediaTypeTarZstd)
 	return err
 }
 

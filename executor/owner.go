@@ -3,7 +3,6 @@ package executor
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"strconv"
 	"strings"
 
@@ -88,10 +87,5 @@ func execUser(t snapshot.Tree, text string) (*user.ExecUser, error) {
 	if err != nil {
 		return nil, err
 	}
-	u, err := user.GetExecUser(text, &user.ExecUser{Home: "/"}, bytes.NewReader(passwd), bytes.NewReader(group))
-	if errors.Is(err, user.ErrNoPasswdEntries) {
-		name, _, _ := strings.Cut(text, ":")
-		return nil, fmt.Errorf("unable to find user %s: %w", name, err)
-	}
-	return u, err
+	return user.GetExecUser(text, &user.ExecUser{Home: "/"}, bytes.NewReader(passwd), bytes.NewReader(group))
 }

@@ -36,7 +36,9 @@ func (c *copier) unpack(m match) (bool, error) {
 	if err != nil {
 		return true, err
 	}
-	if err := c.out.MkdirAll(root, c.newDir()); err != nil {
+	dir := c.newDir()
+	dir.Mode = 0o755 // --chmod is not for it, as it is not for what an archive holds
+	if err := c.out.MkdirAll(root, dir); err != nil {
 		return true, err
 	}
 	for _, links := range []bool{false, true} { // entries come ordered by path: a link may come before its file
@@ -69,16 +71,34 @@ func (c *copier) spool(r io.Reader) ([]snapshot.Entry, *os.File, error) {
 	return entries, f, err
 }
 
-// extract places an entry of an archive below root. Its parents are followed within the image, as
-// extracting on a running system would do; what it replaces goes, but for a directory that stays one.
+// A subtree is a folder of a file system, seen as the root of all links in it.
+type subtree struct {
+	of   snapshot.Lstater
+	root string
+}
+
+// Lstat implements snapshot.Lstater.
+func (s subtree) Lstat(p string) (snapshot.Entry, bool, error) { return s.of.Lstat(s.path(p)) }
+
+func (s subtree) path(p string) string { return path.Join(s.root, p) }
+
+// within returns the path in the image of what an archive that is extracted to root calls p. Symbolic
+// links on the way are followed, but none leads out of root: that is as far as an archive reaches.
+func (c *copier) within(root, p string) (string, error) {
+	dir := subtree{c.out, root}
+	to, err := snapshot.Resolve(dir, p, false)
+	return dir.path(to), err
+}
+
+// extract places an entry of an archive below root. What it replaces goes, but for a directory that stays one.
+// Directories that the archive only implies are root's, also with --chown.
 func (c *copier) extract(e snapshot.Entry, root string, tar *os.File) error {
-	to, err := snapshot.Resolve(c.out, join(root, e.Path), false)
+	to, err := c.within(root, e.Path)
 	if err != nil {
 		return err
 	}
-	parent := c.newDir()
-	parent.Mode = 0o755
-	if err := c.out.MkdirAll(path.Dir(to), parent); err != nil {
+	implied := snapshot.Entry{Type: snapshot.Dir, Mode: 0o755, Mtime: c.now}
+	if err := c.out.MkdirAll(path.Dir(to), implied); err != nil {
 		return err
 	}
 	if e.Type == snapshot.Hardlink {
@@ -100,7 +120,7 @@ func (c *copier) extract(e snapshot.Entry, root string, tar *os.File) error {
 // extractLink places a hard link. A link to a file that the image had before becomes a copy of it, since a
 // layer cannot name files of another one.
 func (c *copier) extractLink(e snapshot.Entry, root, to string) error {
-	link, err := snapshot.Resolve(c.out, join(root, e.Link), false)
+	link, err := c.within(root, e.Link)
 	if err != nil {
 		return err
 	}

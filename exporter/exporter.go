@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"strings"
 
 	"github.com/distribution/reference"
@@ -40,7 +41,8 @@ type Exporter struct {
 	Tagger Tagger
 	Pusher Pusher
 	Stdout io.Writer // where dest "-" leads
-	// Progress, when not nil, is told of work that takes time: what it is, how much is done, how much there is.
+	// Progress, when not nil, is told of work that takes time: what it is, how many bytes are done, how many there are,
+	// both 0 where bytes are not what is counted.
 	// It may be called by several goroutines at once.
 	Progress func(text string, current, total int64)
 	// Warn, when not nil, is told what a place could not take.
@@ -78,6 +80,9 @@ func (x *Exporter) Export(ctx context.Context, img *Image, out Output) (*Result,
 	case TypeCacheOnly:
 	default:
 		err = fmt.Errorf("no exporter of type %q", out.Type)
+	}
+	if p := (*fs.PathError)(nil); errors.As(err, &p) && p.Path == out.Dest {
+		err = p.Err // the place is named below
 	}
 	if err != nil {
 		return nil, fmt.Errorf("export to %s: %w", out, err)

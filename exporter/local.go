@@ -37,7 +37,7 @@ func (x *Exporter) local(ctx context.Context, img *Image, out Output) error {
 			return err
 		}
 		if n++; n%1000 == 0 {
-			x.progress("copying files", n, 0)
+			x.progress(fmt.Sprintf("copying files: %d", n), 0, 0)
 		}
 		return f.add(e)
 	})

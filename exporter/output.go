@@ -2,9 +2,12 @@ package exporter
 
 import (
 	"encoding/csv"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -117,7 +120,11 @@ func plainOutput(dest string) (Output, error) {
 	if strings.TrimSpace(dest) == "" {
 		return Output{}, fmt.Errorf("output %q: no folder is named", dest)
 	}
-	return Output{Type: TypeLocal, Dest: dest}, nil
+	o := Output{Type: TypeLocal, Dest: dest}
+	if err := o.checkDest(); err != nil {
+		return Output{}, fmt.Errorf("output %q: %w", dest, err)
+	}
+	return o, nil
 }
 
 func newOutput(attrs map[string]string) (Output, error) {
@@ -198,8 +205,14 @@ func (o *Output) checkDest() error {
 		if o.Dest == "" {
 			o.Dest = "-"
 		}
-		if fi, err := os.Stat(o.Dest); err == nil && fi.IsDir() && o.Dest != "-" {
+		if o.Dest == "-" {
+			return nil
+		}
+		if fi, err := os.Stat(o.Dest); err == nil && fi.IsDir() {
 			return fmt.Errorf("dest %s is a folder, and type %s writes a file", o.Dest, o.Type)
+		}
+		if _, err := os.Stat(filepath.Dir(o.Dest)); errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("the folder of dest %s does not exist", o.Dest)
 		}
 	}
 	return nil

@@ -50,7 +50,7 @@ func (x *Exporter) pack(ctx context.Context, img *Image, mediaType string, here 
 				err = x.Layers.Pull(ctx, p.layers[i])
 			}
 			if err == nil {
-				x.progress("exporting layers", done.Add(1), int64(len(chains)))
+				x.progress(fmt.Sprintf("exporting layers: %d of %d", done.Add(1), len(chains)), 0, 0)
 			}
 			return err
 		})

@@ -65,6 +65,9 @@ func (d *dumper) op(op Op) {
 			d.line("host %s %s", h.Name, h.IP)
 		}
 		d.list("proxy", op.Proxy)
+		for i := range op.Mounts {
+			d.mount(&op.Mounts[i])
+		}
 	case *File:
 		for _, a := range op.Actions {
 			d.action(a)
@@ -76,6 +79,10 @@ func (d *dumper) action(a Action) {
 	switch a := a.(type) {
 	case *Mkdir:
 		d.line("mkdir %s %04o%s", a.Path, a.Mode, ownerText(a.Owner))
+		d.time(a.Time)
+	case *Mkfile:
+		d.line("mkfile %s %04o %q", a.Path, a.Mode, a.Data)
+		d.time(a.Time)
 	case *Copy:
 		verb := "copy"
 		if a.Unpack {
@@ -95,12 +102,38 @@ func (d *dumper) action(a Action) {
 	}
 }
 
+func (d *dumper) time(t *int64) {
+	if t != nil {
+		d.line("  time %d", *t)
+	}
+}
+
+func (d *dumper) mount(m *Mount) {
+	d.line("mount %s %s", m.Type, m.Target)
+	if m.From > 0 {
+		d.line("  from input %d", m.From)
+	}
+	d.field("  source", m.Source)
+	if m.ReadOnly {
+		d.line("  read-only")
+	}
+	d.field("  id", m.ID)
+	d.field("  sharing", string(m.Sharing))
+	if m.Size > 0 {
+		d.line("  size %d", m.Size)
+	}
+	if m.Required {
+		d.line("  required")
+	}
+	d.field("  variable", m.Env)
+	if a := m.Access; a != nil {
+		d.line("  access %04o %d:%d", a.Mode, a.UID, a.GID)
+	}
+}
+
 func ownerText(o *Owner) string {
-	switch {
-	case o == nil:
+	if o == nil {
 		return ""
-	case o.User:
-		return " for user " + o.Text
 	}
 	return " for " + o.Text
 }

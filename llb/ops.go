@@ -61,6 +61,8 @@ type Exec struct {
 	// Proxy holds the proxy variables of the predefined arguments, as "KEY=value". The process
 	// sees them; they are not hashed, since how a host is reached must not change what is built.
 	Proxy []string
+	// Mounts are made over the root; of two on one path the later one shows.
+	Mounts []Mount
 }
 
 // A Host is a line of /etc/hosts.
@@ -77,7 +79,13 @@ const (
 )
 
 func (*Exec) domain() string { return "exec/v1" }
-func (*Exec) arity() int     { return 1 }
+func (o *Exec) arity() int {
+	n := 1
+	for _, m := range o.Mounts {
+		n = max(n, m.From+1)
+	}
+	return n
+}
 func (o *Exec) hash(h *digest.Hasher) {
 	h.Strings("args", o.Args)
 	h.Strings("env", o.Env)
@@ -88,6 +96,10 @@ func (o *Exec) hash(h *digest.Hasher) {
 	h.Int("hosts", int64(len(o.Hosts)))
 	for _, x := range o.Hosts {
 		h.String(x.Name, x.IP)
+	}
+	h.Int("mounts", int64(len(o.Mounts)))
+	for i := range o.Mounts {
+		o.Mounts[i].hash(h)
 	}
 }
 
@@ -114,7 +126,7 @@ func (o *File) hash(h *digest.Hasher) {
 	}
 }
 
-// An Action is one change that File makes: *Copy or *Mkdir. The set is closed.
+// An Action is one change that File makes: *Copy, *Mkdir or *Mkfile. The set is closed.
 type Action interface {
 	hash(h *digest.Hasher)
 }
@@ -146,15 +158,10 @@ type Source struct {
 	Wildcard bool   // Path is a pattern; matching nothing is fine
 }
 
-// An Owner names a user and group by the text of --chown: "user[:group]", names or numbers,
-// resolved against /etc/passwd and /etc/group of the file system that is changed. Without a
-// group, a numeric user's group has the same number and a named user's is its primary one.
-type Owner struct {
-	Text string
-	// User gives the text USER's meaning instead, as WORKDIR needs: a numeric user
-	// without a group belongs to the group of its passwd entry, or 0.
-	User bool
-}
+// An Owner names a user and group by the text of --chown or USER: "user[:group]", names or numbers, resolved
+// against /etc/passwd and /etc/group of the file system that is changed. Without a group, a
+// numeric user's group has the same number and a named user's is its primary one.
+type Owner struct{ Text string }
 
 func (o *Owner) hash(h *digest.Hasher) {
 	if o == nil {
@@ -162,7 +169,6 @@ func (o *Owner) hash(h *digest.Hasher) {
 		return
 	}
 	h.String("owner", "="+o.Text)
-	h.Bool("user", o.User)
 }
 
 func (a *Copy) hash(h *digest.Hasher) {
@@ -188,6 +194,8 @@ type Mkdir struct {
 	Path  string // absolute within the root
 	Mode  uint32 // permission bits
 	Owner *Owner // nil: 0:0
+	// Time is when the directories were made, in seconds since 1970; nil is when they are.
+	Time *int64
 }
 
 func (a *Mkdir) hash(h *digest.Hasher) {
@@ -195,4 +203,26 @@ func (a *Mkdir) hash(h *digest.Hasher) {
 	h.String("path", a.Path)
 	h.Int("mode", int64(a.Mode))
 	a.Owner.hash(h)
+	if a.Time != nil {
+		h.Int("time", *a.Time)
+	}
+}
+
+// Mkfile makes a file that belongs to 0:0, in place of what is there. Its folder must exist.
+type Mkfile struct {
+	Path string // absolute within the root
+	Mode uint32 // permission bits
+	Data []byte
+	// Time is when the file was made, in seconds since 1970; nil is when it is.
+	Time *int64
+}
+
+func (a *Mkfile) hash(h *digest.Hasher) {
+	h.String("action", "mkfile")
+	h.String("path", a.Path)
+	h.Int("mode", int64(a.Mode))
+	h.Digest("data", digest.Of(a.Data))
+	if a.Time != nil {
+		h.Int("time", *a.Time)
+	}
 }

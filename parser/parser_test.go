@@ -114,11 +114,10 @@ func TestTrigger(t *testing.T) {
 		t.Errorf("trigger is at line %d, want that of its FROM", start)
 	}
 	for text, want := range map[string]string{
-		"RUN a\nRUN b":       "D:3: ONBUILD RUN a: onbuild trigger should be a single expression",
-		"FROM x":             "D:3: ONBUILD FROM x: *instructions.Stage is not a command type",
-		"NOPE x":             "D:3: ONBUILD NOPE x: unknown instruction: NOPE (did you mean COPY?)",
-		"RUN --network=host": "D:3: ONBUILD RUN --network=host: network.host is not allowed",
-		"":                   "D:3: ONBUILD : file with no instructions",
+		"RUN a\nRUN b": "D:3: ONBUILD RUN a: onbuild trigger should be a single expression",
+		"FROM x":       "D:3: ONBUILD FROM x: *instructions.Stage is not a command type",
+		"NOPE x":       "D:3: ONBUILD NOPE x: unknown instruction: NOPE (did you mean COPY?)",
+		"":             "D:3: ONBUILD : file with no instructions",
 	} {
 		if _, err := f.Trigger(text, loc); err == nil || err.Error() != want {
 			t.Errorf("%q: got %v, want %s", text, err, want)

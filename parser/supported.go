@@ -12,20 +12,16 @@ import (
 // missing is what the language has and this version has not, a row per
 // feature. Support for a feature starts with the removal of its row.
 var missing = []feature{
-	of("RUN here-document", func(c *instructions.RunCommand) bool { return len(c.Files) > 0 }),
-	of("RUN --mount", func(c *instructions.RunCommand) bool { return slices.Contains(c.FlagsUsed, "mount") }),
 	of("RUN --device", func(c *instructions.RunCommand) bool { return slices.Contains(c.FlagsUsed, "device") }),
 	of("RUN --security=insecure", func(c *instructions.RunCommand) bool {
 		return instructions.GetSecurity(c) == instructions.SecurityInsecure
 	}),
 
-	of("COPY here-document", func(c *instructions.CopyCommand) bool { return len(c.SourceContents) > 0 }),
 	of("COPY --link", func(c *instructions.CopyCommand) bool { return c.Link }),
 	of("COPY --parents", func(c *instructions.CopyCommand) bool { return c.Parents }),
 	of("COPY --exclude", func(c *instructions.CopyCommand) bool { return len(c.ExcludePatterns) > 0 }),
 	of("COPY with a symbolic --chmod", func(c *instructions.CopyCommand) bool { return symbolic(c.Chmod) }),
 
-	of("ADD here-document", func(c *instructions.AddCommand) bool { return len(c.SourceContents) > 0 }),
 	of("ADD --link", func(c *instructions.AddCommand) bool { return c.Link }),
 	of("ADD --exclude", func(c *instructions.AddCommand) bool { return len(c.ExcludePatterns) > 0 }),
 	of("ADD --checksum", func(c *instructions.AddCommand) bool { return c.Checksum != "" }),
@@ -56,11 +52,6 @@ func (f *File) Supports(cmd instructions.Command) error {
 		if m.used(cmd) {
 			return f.At(cmd.Location(), fmt.Errorf("%s is not supported by this version", m.name))
 		}
-	}
-	if c, ok := cmd.(*instructions.RunCommand); ok && instructions.GetNetwork(c) == instructions.NetworkHost {
-		start, end := lines(cmd.Location())
-		return &Error{File: f.Name, Start: start, End: end, Msg: "network.host is not allowed",
-			Hint: "a RUN sees the network of its sandbox; remove --network=host, or use --network=none to see none"}
 	}
 	return nil
 }

@@ -17,7 +17,7 @@ import (
 
 // Pull makes sure that the bytes of b are in the store, and downloads them when they are not.
 func (s *Store) Pull(ctx context.Context, b Blob) error {
-	if n, ok := s.disk.BlobSize(b.Digest); ok && n == b.Size {
+	if s.hasBlob(b) {
 		return nil
 	}
 	unlock, err := s.disk.Lock(ctx, "pull/"+b.Digest.Hex())
@@ -25,7 +25,7 @@ func (s *Store) Pull(ctx context.Context, b Blob) error {
 		return err
 	}
 	defer unlock()
-	if n, ok := s.disk.BlobSize(b.Digest); ok && n == b.Size {
+	if s.hasBlob(b) {
 		return nil
 	}
 	if len(b.Origins) == 0 {
@@ -42,7 +42,11 @@ func (s *Store) Pull(ctx context.Context, b Blob) error {
 	}
 	defer w.Abort()
 	// One byte more than announced is enough to show that an origin sends something else.
-	if _, err := io.Copy(w, io.LimitReader(r, b.Size+1)); err != nil {
+	_, err = io.Copy(w, io.LimitReader(r, b.Size+1))
+	if file := (*fs.PathError)(nil); errors.As(err, &file) { // not the connection: the store, or a layout on disk
+		return fmt.Errorf("blob %s: %w", b.Digest, err)
+	}
+	if err != nil {
 		return fmt.Errorf("download of %s from %s: the connection ended after %d of %d bytes: %w", b.Digest, b.Origins[0], w.Size(), b.Size, err)
 	}
 	switch {
@@ -55,51 +59,90 @@ func (s *Store) Pull(ctx context.Context, b Blob) error {
 	return err
 }
 
-// openStream opens the uncompressed tar of a layer for reading once, from a blob. Damaged bytes show as a
-// *cache.DamagedError in place of io.EOF.
-func (s *Store) openStream(ctx context.Context, layer digest.Digest) (io.ReadCloser, error) {
+// hasBlob reports whether the bytes of b are here, as far as their number tells.
+func (s *Store) hasBlob(b Blob) bool {
+	n, ok := s.disk.BlobSize(b.Digest)
+	return ok && n == b.Size
+}
+
+// openStream opens the uncompressed tar of a layer for reading once, until ctx ends, and tells the blob it
+// comes from if that has another digest than the layer. The caller must read to io.EOF to know that the bytes are
+// right: damaged ones show as a *cache.DamagedError in its place.
+func (s *Store) openStream(ctx context.Context, layer digest.Digest) (io.ReadCloser, *Blob, error) {
+	r, from, err := s.openForm(ctx, layer)
+	if err != nil {
+		return nil, nil, err
+	}
+	return struct {
+		io.Reader
+		io.Closer
+	}{stoppable{ctx, r}, r}, from, nil
+}
+
+// openForm opens the form of a layer that is the best to read its tar from. A tree comes last: only one that was captured
+// gives the tar again, and such a layer has no blob but those made of it.
+func (s *Store) openForm(ctx context.Context, layer digest.Digest) (io.ReadCloser, *Blob, error) {
 	if r, err := s.disk.VerifiedBlob(layer); !errors.Is(err, fs.ErrNotExist) {
-		return r, err
+		return r, nil, err
 	}
 	blobs, err := s.Blobs(layer)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	err = fmt.Errorf("layer %s: %w", layer, ErrUnavailable)
 	for _, b := range blobs {
-		if err = s.Pull(ctx, b); err == nil {
-			r, err := s.disk.VerifiedBlob(b.Digest)
-			if err != nil {
-				return nil, err
-			}
-			return decompress(r)
+		if err = s.Pull(ctx, b); err != nil {
+			continue
 		}
+		raw, err := s.disk.VerifiedBlob(b.Digest)
+		if err != nil {
+			return nil, nil, err
+		}
+		r, err := decompress(raw)
+		if err != nil {
+			return nil, nil, s.diagnose(ctx, layer, err)
+		}
+		return r, &b, nil
 	}
-	return nil, err
+	if dir, marked, ok := s.capturedTree(layer); ok && errors.Is(err, ErrUnavailable) {
+		r, err := s.tarFromTree(ctx, layer, dir, marked)
+		return r, nil, err
+	}
+	return nil, nil, err
 }
 
-// OpenTar opens the uncompressed tar of a chain's topmost layer for reading once. Whatever form is here is used;
-// the caller must read to io.EOF to know that the bytes are right.
-func (s *Store) OpenTar(ctx context.Context, c *Chain) (io.ReadCloser, error) {
-	if _, ok := s.disk.BlobSize(c.Layer); !ok {
-		if _, _, ok := s.anyTree(c); ok {
-			return s.tarFromTree(c)
-		}
+// A stoppable reader ends with the cause of its context, so that what is made of a large file ends, too.
+type stoppable struct {
+	ctx context.Context
+	io.Reader
+}
+
+func (s stoppable) Read(p []byte) (int, error) {
+	if err := context.Cause(s.ctx); err != nil {
+		return 0, err
 	}
-	return s.openStream(ctx, c.Layer)
+	return s.Reader.Read(p)
 }
 
 // Compressed returns the blob of the chain's topmost layer in the given media type, and makes it
 // when it is not known. A layer that came with an image keeps the blob it came with, whatever
 // its compression, so that its digest stays what registries know it by.
 func (s *Store) Compressed(ctx context.Context, c *Chain, mediaType string) (Blob, error) {
-	blobs, err := s.Blobs(c.Layer)
-	if err != nil {
-		return Blob{}, err
+	b, claimed, err := s.exportable(c.Layer, mediaType)
+	if err != nil || !b.Digest.IsZero() {
+		return b, err
 	}
-	for _, b := range blobs {
-		if _, here := s.disk.BlobSize(b.Digest); len(b.Origins) > 0 || b.MediaType == mediaType && here {
-			return b, nil
+	if _, here := s.disk.BlobSize(c.Layer); !here && !s.hasTree(c) {
+		switch len(claimed) {
+		case 0:
+		case 1:
+			return claimed[0], nil // a base that was never needed here: it goes out as it came
+		default:
+			// Images disagree about the layer. Reading it shows who is right.
+			if _, err := s.inflate(ctx, c.Layer); err != nil {
+				return Blob{}, err
+			}
+			return s.Compressed(ctx, c, mediaType)
 		}
 	}
 	unlock, err := s.disk.Lock(ctx, "compress/"+c.Layer.Hex())
@@ -107,11 +150,28 @@ func (s *Store) Compressed(ctx context.Context, c *Chain, mediaType string) (Blo
 		return Blob{}, err
 	}
 	defer unlock()
+	if b, _, err := s.exportable(c.Layer, mediaType); err != nil || !b.Digest.IsZero() {
+		return b, err // another process made it meanwhile
+	}
 	return s.compress(ctx, c, mediaType)
 }
 
+// exportable returns the known blob that a layer is exported as, and the blobs that images claim to be the layer.
+func (s *Store) exportable(layer digest.Digest, mediaType string) (known Blob, claimed []Blob, err error) {
+	blobs, err := s.Blobs(layer)
+	for _, b := range blobs {
+		switch {
+		case !b.Proved && len(b.Origins) > 0:
+			claimed = append(claimed, b)
+		case len(b.Origins) > 0 || b.MediaType == mediaType && s.hasBlob(b):
+			return b, claimed, nil
+		}
+	}
+	return Blob{}, claimed, err
+}
+
 func (s *Store) compress(ctx context.Context, c *Chain, mediaType string) (Blob, error) {
-	r, err := s.OpenTar(ctx, c)
+	r, _, err := s.openStream(ctx, c.Layer)
 	if err != nil {
 		return Blob{}, err
 	}
@@ -127,7 +187,7 @@ func (s *Store) compress(ctx context.Context, c *Chain, mediaType string) (Blob,
 		return Blob{}, err
 	}
 	if _, err := io.CopyBuffer(z, struct{ io.Reader }{r}, make([]byte, 256<<10)); err != nil {
-		return Blob{}, fmt.Errorf("layer %s: %w", c.Layer, err)
+		return Blob{}, s.diagnose(ctx, c.Layer, fmt.Errorf("layer %s: %w", c.Layer, err))
 	}
 	if err := errors.Join(z.Close(), out.Flush()); err != nil {
 		return Blob{}, err
@@ -136,7 +196,7 @@ func (s *Store) compress(ctx context.Context, c *Chain, mediaType string) (Blob,
 	if err != nil {
 		return Blob{}, err
 	}
-	b := Blob{Digest: d, MediaType: mediaType, Size: w.Size()}
+	b := Blob{Digest: d, MediaType: mediaType, Size: w.Size(), Proved: true}
 	return b, s.AddBlob(ctx, c.Layer, b)
 }
 

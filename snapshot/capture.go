@@ -2,9 +2,11 @@ package snapshot
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -19,23 +21,43 @@ type LinkOwner func(dir int, base, name string) (owners.Mark, error)
 // capture adds everything in dir, a tree in overlay form that nobody changes meanwhile, to w. The
 // digests in known, which may be nil, save hashing files again. In a marked tree the owners are those of the
 // marks and of links, see package owners.
-func capture(w *Writer, dir string, known *TOC, marked bool, links LinkOwner) error {
+func capture(ctx context.Context, w *Writer, dir string, known *TOC, marked bool, links LinkOwner) error {
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: dir, Err: err}
 	}
-	c := capturer{w: w, known: known, marked: marked, links: links, names: map[[2]uint64]string{}}
+	c := capturer{ctx: ctx, w: w, known: known, marked: marked, links: links, names: map[[2]uint64]string{}}
+	return c.dir(os.NewFile(uintptr(fd), dir), ".")
+}
+
+// captureOnly is capture for a folder that holds more than the layer: only what is picked is added, and whiteouts
+// for what is gone.
+func captureOnly(ctx context.Context, w *Writer, dir string, picked map[string]pick, marked bool, links LinkOwner) error {
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: dir, Err: err}
+	}
+	c := capturer{ctx: ctx, w: w, marked: marked, links: links, names: map[[2]uint64]string{}, picked: picked, gone: map[string][]string{}}
+	for p, k := range picked {
+		if k == pickGone {
+			c.gone[parentOf(p)] = append(c.gone[parentOf(p)], path.Base(p))
+		}
+	}
 	return c.dir(os.NewFile(uintptr(fd), dir), ".")
 }
 
 type capturer struct {
+	ctx   context.Context
 	w     *Writer
 	known *TOC
 
 	marked bool
 	links  LinkOwner // nil: as in known
 
-	names map[[2]uint64]string // the first name of files with several
+	// picked, when not nil, is what is added; gone has those of it that are gone, by directory.
+	picked map[string]pick
+	gone   map[string][]string
+	names  map[[2]uint64]string // the first name of files with several
 }
 
 // dir adds what is in the directory p, open as f, and closes it. Descriptors lead from
@@ -45,6 +67,9 @@ func (c *capturer) dir(f *os.File, p string) error {
 	names, err := f.Readdirnames(-1)
 	if err != nil {
 		return err
+	}
+	if c.picked != nil {
+		names = pickedNames(c.picked, p, names, c.gone)
 	}
 	slices.Sort(names)
 	for _, name := range names {
@@ -56,6 +81,9 @@ func (c *capturer) dir(f *os.File, p string) error {
 }
 
 func (c *capturer) entry(dir int, name, p string) error {
+	if c.picked[p] == pickGone {
+		return c.w.Add(Entry{Path: p, Type: Whiteout}, nil)
+	}
 	var st unix.Stat_t
 	if err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return &os.PathError{Op: "lstat", Path: p, Err: err}
@@ -140,6 +168,7 @@ func (c *capturer) subdir(dir int, name string, e Entry) error {
 	f := os.NewFile(uintptr(fd), e.Path)
 	c.own(f, &e)
 	if e.Xattrs, e.Opaque, err = readXattrs(fd); err == nil {
+		e.Opaque = e.Opaque || c.picked[e.Path] == pickOpaque
 		err = c.w.Add(e, nil)
 	}
 	if err != nil {
@@ -177,7 +206,7 @@ func (c *capturer) file(dir int, name string, st *unix.Stat_t, e Entry) error {
 	if e.Xattrs, _, err = readXattrs(fd); err != nil {
 		return fmt.Errorf("%s: %w", e.Path, err)
 	}
-	return c.w.Add(e, f)
+	return c.w.Add(e, stoppable{c.ctx, f})
 }
 
 // readXattrs returns the extended attributes that images keep, and whether overlayfs marked a directory as opaque.

@@ -56,8 +56,11 @@ func (s *Store) Append(parent, layer, content digest.Digest, created time.Time) 
 	if err != nil {
 		return id, err
 	}
+	if err := s.disk.WriteFile(chainFile(id), append(b, '\n')); err != nil {
+		return id, err
+	}
 	s.chains.Store(id, c)
-	return id, s.disk.WriteFile(chainFile(id), append(b, '\n'))
+	return id, nil
 }
 
 // AppendImage records the chain of an image's layers, lowest first, and returns its ID.

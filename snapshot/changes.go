@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/seed0570efb0/build/internal/digest"
@@ -18,6 +20,12 @@ type Changes struct {
 
 type change struct {
 	Entry
+	content *content // of a Regular entry
+}
+
+// A content gives the bytes of a file. The names of one file share it, so that each name can be
+// replaced without the others; which of them is the file is only said when the layer is written.
+type content struct {
 	open func() (io.ReadCloser, error)
 }
 
@@ -40,8 +48,22 @@ func (c *Changes) Lstat(p string) (Entry, bool, error) {
 }
 
 // Put places e, in place of what was at its path; open gives the content of a Regular file and is called
-// when the layer is written. The parent must be a directory.
+// when the layer is written. A Hardlink becomes another name of a file that was put before. The parent
+// must be a directory.
 func (c *Changes) Put(e Entry, open func() (io.ReadCloser, error)) error {
+	n := change{Entry: e, content: &content{open}}
+	if e.Type == Hardlink {
+		file, ok := c.nodes[e.Link]
+		if !ok || file.Type != Regular {
+			return fmt.Errorf("hard link %q names %q, which is no file of the layer", e.Path, e.Link)
+		}
+		n = file
+		n.Path = e.Path
+	}
+	return c.put(n)
+}
+
+func (c *Changes) put(e change) error {
 	parent, ok, err := c.Lstat(parentOf(e.Path))
 	if err != nil {
 		return err
@@ -64,7 +86,7 @@ func (c *Changes) Put(e Entry, open func() (io.ReadCloser, error)) error {
 		e.Mode = 0o777 // what the kernel says of every link
 	}
 	e.from = nil
-	c.nodes[e.Path] = change{e, open}
+	c.nodes[e.Path] = e
 	return nil
 }
 
@@ -103,72 +125,48 @@ func (c *Changes) MkdirAll(p string, like Entry) error {
 	return c.Put(Entry{Path: p, Type: Dir, Mode: like.Mode, UID: like.UID, GID: like.GID, Mtime: like.Mtime}, nil)
 }
 
-// entries returns what the layer holds, in order: the changes, and the directories they are in with the
+// changes returns what the layer holds, in order: the changes, and the directories they are in with the
 // metadata they have, so that the layer's tree needs nothing from below.
-func (c *Changes) entries() ([]Entry, error) {
-	need := map[string]Entry{}
+func (c *Changes) changes() ([]change, error) {
+	need := map[string]change{}
 	for p, n := range c.nodes {
-		need[p] = n.Entry
+		need[p] = n
 		for dir := parentOf(p); dir != "."; dir = parentOf(dir) {
 			if _, ok := need[dir]; ok {
-				continue
+				break // and so are its parents
 			}
 			e, _, err := c.Lstat(dir)
 			if err != nil {
 				return nil, err
 			}
-			need[dir] = e
+			need[dir] = change{Entry: e}
 		}
 	}
-	out := make([]Entry, 0, len(need))
-	for _, e := range need {
-		out = append(out, e)
-	}
-	sortEntries(out)
+	out := slices.SortedFunc(maps.Values(need), func(a, b change) int { return comparePaths(a.Path, b.Path) })
+	nameLinks(out)
 	return out, nil
 }
 
-// orderLinks makes the first name of a file, in the order of a layer, the one that is a file, and the others hard
-// links to it: whoever extracts the layer finds the file before its links.
-func (c *Changes) orderLinks() error {
-	var links []Entry
-	for _, n := range c.nodes {
-		if n.Type == Hardlink {
-			links = append(links, n.Entry)
-		}
-	}
-	sortEntries(links)
-	first := map[string]string{} // a name that was the file -> the one that is now
-	for _, e := range links {
-		name := e.Link
-		if f, ok := first[name]; ok {
-			name = f
-		}
-		file, ok := c.nodes[name]
-		if !ok || file.Type != Regular {
-			return fmt.Errorf("hard link %q names %q, which is no file of the layer", e.Path, e.Link)
-		}
-		if comparePaths(name, e.Path) > 0 {
-			link := file.Entry
-			link.Type, link.Link = Hardlink, e.Path
-			c.nodes[name] = change{link, nil}
-			first[e.Link] = e.Path
-			file.Path = e.Path
-			c.nodes[e.Path] = file
+// nameLinks makes the first name of a file the one that is a file, and the others hard links to it:
+// whoever extracts the layer finds the file before its links.
+func nameLinks(list []change) {
+	first := map[*content]string{}
+	for i := range list {
+		e := &list[i]
+		if e.Type != Regular {
 			continue
 		}
-		e.Link = name
-		c.nodes[e.Path] = change{e, nil}
+		if name, ok := first[e.content]; ok {
+			e.Entry = Entry{Path: e.Path, Type: Hardlink, Link: name, Mode: e.Mode, UID: e.UID, GID: e.GID, Mtime: e.Mtime}
+		} else {
+			first[e.content] = e.Path
+		}
 	}
-	return nil
 }
 
 // Commit writes the layer and returns the ID of the chain with it on top of parent, the chain of the base.
 func (s *Store) Commit(ctx context.Context, parent digest.Digest, c *Changes, created time.Time) (digest.Digest, error) {
-	if err := c.orderLinks(); err != nil {
-		return digest.Digest{}, err
-	}
-	entries, err := c.entries()
+	changes, err := c.changes()
 	if err != nil {
 		return digest.Digest{}, err
 	}
@@ -178,11 +176,8 @@ func (s *Store) Commit(ctx context.Context, parent digest.Digest, c *Changes, cr
 	}
 	defer blob.Abort()
 	w := NewWriter(blob)
-	for _, e := range entries {
-		if err := context.Cause(ctx); err != nil {
-			return digest.Digest{}, err
-		}
-		if err := add(w, e, c.nodes[e.Path].open); err != nil {
+	for _, e := range changes {
+		if err := e.write(ctx, w); err != nil {
 			return digest.Digest{}, err
 		}
 	}
@@ -190,23 +185,17 @@ func (s *Store) Commit(ctx context.Context, parent digest.Digest, c *Changes, cr
 	if err != nil {
 		return digest.Digest{}, err
 	}
-	if _, err := blob.Commit(); err != nil {
-		return digest.Digest{}, err
-	}
-	if err := s.writeTOC(toc); err != nil {
-		return digest.Digest{}, err
-	}
-	return s.Append(parent, toc.DiffID, toc.Content, created)
+	return s.commit(parent, toc, created, func() error { _, err := blob.Commit(); return err })
 }
 
-func add(w *Writer, e Entry, open func() (io.ReadCloser, error)) error {
-	if e.Type != Regular {
-		return w.Add(e, nil)
+func (c *change) write(ctx context.Context, w *Writer) error {
+	if c.Type != Regular {
+		return w.Add(c.Entry, nil)
 	}
-	r, err := open()
+	r, err := c.content.open()
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	return w.Add(e, r)
+	return w.Add(c.Entry, stoppable{ctx, r})
 }

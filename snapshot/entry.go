@@ -9,6 +9,7 @@
 package snapshot
 
 import (
+	"context"
 	"io"
 	"path"
 	"strings"
@@ -77,8 +78,8 @@ type Tree interface {
 	ReadDir(p string) ([]Entry, error)
 	// Open opens the content of a regular file that Lstat or ReadDir returned.
 	Open(e Entry) (io.ReadCloser, error)
-	// Digest returns the digest of the content of such a file.
-	Digest(e Entry) (digest.Digest, error)
+	// Digest returns the digest of the content of such a file. It ends with ctx.
+	Digest(ctx context.Context, e Entry) (digest.Digest, error)
 }
 
 // comparePaths orders paths so that a directory is followed at once by all that is in it:

@@ -120,9 +120,11 @@ func (s *scan) add(e *Entry, content io.Reader, visit visitor) error {
 	if name, ok := strings.CutPrefix(e.Name(), whiteoutPrefix); ok && !s.plain {
 		*e = Entry{Path: join(parentOf(e.Path), name), Type: Whiteout}
 		if i, ok := s.byPath[e.Path]; ok { // re-added in the same layer, before its whiteout
-			s.entries[i].Opaque = s.entries[i].Type == Dir
-			return nil
+			return s.hide(i, visit)
 		}
+	}
+	if i, ok := s.byPath[e.Path]; ok && e.Type == Dir {
+		e.Opaque = s.entries[i].Type == Whiteout || s.entries[i].Opaque
 	}
 	if e.Type == Regular {
 		h := sha256.New()
@@ -160,11 +162,7 @@ func (s *scan) put(e Entry) {
 		s.entries = append(s.entries, e)
 		return
 	}
-	old := &s.entries[i]
-	if e.Type == Dir && (old.Type == Whiteout || old.Opaque) {
-		e.Opaque = true
-	}
-	*old = e
+	s.entries[i] = e
 }
 
 // opaque handles the marker that its directory hides what is below.
@@ -175,11 +173,20 @@ func (s *scan) opaque(e *Entry, visit visitor) error {
 		s.put(Entry{Path: dir, Type: Dir, Mode: 0o755})
 		i = s.byPath[dir]
 	}
-	s.entries[i].Opaque = true
+	return s.hide(i, visit)
+}
+
+// hide makes an entry that is a directory hide what is below it.
+func (s *scan) hide(i int, visit visitor) error {
+	e := &s.entries[i]
+	if e.Type != Dir || e.Opaque {
+		return nil
+	}
+	e.Opaque = true
 	if visit == nil {
 		return nil
 	}
-	return visit(&s.entries[i], nil)
+	return visit(e, nil)
 }
 
 // resolve replaces the parents of e that are symbolic links of this layer by what they point to, as

@@ -3,6 +3,7 @@ package snapshot
 import (
 	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -278,7 +279,7 @@ func TestTreeRoundTrip(t *testing.T) {
 	}
 	var b bytes.Buffer
 	w := NewWriter(&b)
-	if err := capture(w, trees[0], nil, owners.OneID(), nil); err != nil {
+	if err := capture(t.Context(), w, trees[0], nil, owners.OneID(), nil); err != nil {
 		t.Fatal(err)
 	}
 	toc, err := w.Close()
@@ -290,7 +291,7 @@ func TestTreeRoundTrip(t *testing.T) {
 		want, _ := s.TOC(t.Context(), chain.Layer)
 		t.Errorf("diff ID changed:\n%s", cmp.Diff(want.Entries, toc.Entries, cmpopts.IgnoreUnexported(Entry{})))
 	}
-	if got, err := s.CommitTree(base, trees[0], nil, epoch); err != nil || got != id {
+	if got, err := s.CommitTree(t.Context(), base, trees[0], nil, epoch); err != nil || got != id {
 		t.Errorf("CommitTree = %v %v, want %v", got, err, id)
 	}
 	var st unix.Stat_t
@@ -415,6 +416,66 @@ func TestCompressedIsMadeOnceAndDeterministic(t *testing.T) {
 	}
 }
 
+// An image may claim that its blob is a layer which it is not. It gets nothing by it.
+func TestClaimedBlobsAreNotTrusted(t *testing.T) {
+	pack := func(text string) (tarBytes, gz []byte) {
+		var b, z bytes.Buffer
+		w := NewWriter(&b)
+		w.Add(Entry{Path: "f", Type: Regular, Size: int64(len(text))}, strings.NewReader(text))
+		w.Close()
+		g := gzip.NewWriter(&z)
+		g.Write(b.Bytes())
+		g.Close()
+		return b.Bytes(), z.Bytes()
+	}
+	goodTar, good := pack("good")
+	_, evil := pack("evil")
+	layer := digest.Of(goodTar)
+	disk, err := cache.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := New(disk, func(_ context.Context, b Blob) (io.ReadCloser, error) {
+		for _, data := range [][]byte{good, evil} {
+			if digest.Of(data) == b.Digest {
+				return io.NopCloser(bytes.NewReader(data)), nil
+			}
+		}
+		return nil, errors.New("no such blob")
+	})
+	claim := func(data []byte) {
+		b := Blob{Digest: digest.Of(data), MediaType: MediaTypeTarGzip, Size: int64(len(data)), Origins: []string{"r.example/x"}}
+		if err := s.AddBlob(t.Context(), layer, b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	claim(evil)
+	claim(good)
+	id, err := s.AppendImage([]digest.Digest{layer})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, _ := s.Chain(id)
+	var damaged *cache.DamagedError
+	_, err = s.Compressed(t.Context(), c, MediaTypeTarGzip)
+	if !errors.As(err, &damaged) {
+		t.Fatalf("the first claim is wrong, and the error is %v", err)
+	}
+	b, err := s.Compressed(t.Context(), c, MediaTypeTarGzip)
+	if err != nil || b.Digest != digest.Of(good) {
+		t.Errorf("%v %v, want the blob that is the layer", b, err)
+	}
+	// A layer that is here is not taken from a claim at all.
+	s = testStore(t)
+	id = layerOn(t, s, digest.Digest{}, "f f good")
+	c, _ = s.Chain(id)
+	layer = c.Layer
+	claim(evil)
+	if b, err := s.Compressed(t.Context(), c, MediaTypeTarGzip); err != nil || b.Digest == digest.Of(evil) {
+		t.Errorf("%v %v, want a blob of our own", b, err)
+	}
+}
+
 func TestHardLinksComeAfterTheirFile(t *testing.T) {
 	s := testStore(t)
 	id := layerOn(t, s, digest.Digest{}, "f z content", "h a z", "h m z")
@@ -458,7 +519,7 @@ func BenchmarkLayerDiff(b *testing.B) {
 	}
 	for b.Loop() {
 		w := NewWriter(io.Discard)
-		if err := capture(w, dir, nil, false, nil); err != nil {
+		if err := capture(b.Context(), w, dir, nil, false, nil); err != nil {
 			b.Fatal(err)
 		}
 		toc, err := w.Close()

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/seed0570efb0/build/cache"
 	"github.com/seed0570efb0/build/internal/digest"
@@ -39,6 +40,9 @@ type Blob struct {
 	Size      int64  `json:"size"` // in bytes
 	// Origins are repositories that have the blob, like "docker.io/library/debian".
 	Origins []string `json:"origins,omitempty"`
+	// Proved is set once the bytes were uncompressed and gave the layer. Until then it is
+	// only what an image claims, and images are hostile.
+	Proved bool `json:"proved,omitempty"`
 }
 
 // Media types of layers, by the OCI image specification.
@@ -71,27 +75,37 @@ func (s *Store) Blobs(layer digest.Digest) ([]Blob, error) {
 
 // AddBlob records that b is a form of layer. Origins of the same blob are joined.
 func (s *Store) AddBlob(ctx context.Context, layer digest.Digest, b Blob) error {
+	return s.editBlobs(ctx, layer, func(list []Blob) []Blob {
+		i := slices.IndexFunc(list, func(x Blob) bool { return x.Digest == b.Digest })
+		if i < 0 {
+			return append(list, b)
+		}
+		for _, o := range b.Origins {
+			if !slices.Contains(list[i].Origins, o) {
+				list[i].Origins = append(slices.Clone(list[i].Origins), o)
+			}
+		}
+		list[i].Proved = list[i].Proved || b.Proved
+		return list
+	})
+}
+
+// editBlobs changes the record of a layer's blobs, alone among all processes.
+func (s *Store) editBlobs(ctx context.Context, layer digest.Digest, edit func([]Blob) []Blob) error {
 	unlock, err := s.disk.Lock(ctx, "blobs/"+layer.Hex())
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	list, err := s.Blobs(layer)
+	old, err := s.Blobs(layer)
 	if err != nil {
 		return err
 	}
-	if i := slices.IndexFunc(list, func(x Blob) bool { return x.Digest == b.Digest }); i < 0 {
-		list = append(list, b)
-	} else {
-		n := len(list[i].Origins)
-		for _, o := range b.Origins {
-			if !slices.Contains(list[i].Origins, o) {
-				list[i].Origins = append(list[i].Origins, o)
-			}
-		}
-		if n == len(list[i].Origins) {
-			return nil
-		}
+	list := edit(slices.Clone(old))
+	if slices.EqualFunc(old, list, func(a, b Blob) bool {
+		return a.Digest == b.Digest && a.Proved == b.Proved && slices.Equal(a.Origins, b.Origins)
+	}) {
+		return nil
 	}
 	data, err := json.Marshal(list)
 	if err != nil {
@@ -102,7 +116,7 @@ func (s *Store) AddBlob(ctx context.Context, layer digest.Digest, b Blob) error 
 
 // hasLayer reports whether the topmost layer of c has a form here, or an origin elsewhere.
 func (s *Store) hasLayer(c *Chain) bool {
-	if _, _, ok := s.anyTree(c); ok {
+	if _, _, ok := s.capturedTree(c.Layer); ok || s.hasTree(c) {
 		return true
 	}
 	if n, ok := s.disk.BlobSize(c.Layer); ok {
@@ -114,8 +128,7 @@ func (s *Store) hasLayer(c *Chain) bool {
 		return false
 	}
 	return slices.ContainsFunc(blobs, func(b Blob) bool {
-		n, ok := s.disk.BlobSize(b.Digest)
-		return ok && n == b.Size || len(b.Origins) > 0
+		return s.hasBlob(b) || len(b.Origins) > 0
 	})
 }
 
@@ -140,8 +153,11 @@ func (s *Store) writeTOC(t *TOC) error {
 	if _, err := s.readTOC(t.DiffID); err == nil {
 		return nil
 	}
+	if err := s.disk.WriteFile(layerFile(t.DiffID, "toc"), t.Marshal()); err != nil {
+		return err
+	}
 	s.tocs.Store(t.DiffID, t)
-	return s.disk.WriteFile(layerFile(t.DiffID, "toc"), t.Marshal())
+	return nil
 }
 
 // TOC returns the table of contents of a layer. Where none is kept yet, the layer
@@ -153,7 +169,7 @@ func (s *Store) TOC(ctx context.Context, layer digest.Digest) (*TOC, error) {
 	return s.inflate(ctx, layer)
 }
 
-// inflate makes the tar of a layer from a blob, and its table of contents on the way.
+// inflate makes the tar of a layer from another form of it, and its table of contents on the way.
 func (s *Store) inflate(ctx context.Context, layer digest.Digest) (*TOC, error) {
 	unlock, err := s.disk.Lock(ctx, "layer/"+layer.Hex())
 	if err != nil {
@@ -165,7 +181,7 @@ func (s *Store) inflate(ctx context.Context, layer digest.Digest) (*TOC, error) 
 			return t, nil
 		}
 	}
-	r, err := s.openStream(ctx, layer)
+	r, from, err := s.openStream(ctx, layer)
 	if err != nil {
 		return nil, err
 	}
@@ -177,23 +193,56 @@ func (s *Store) inflate(ctx context.Context, layer digest.Digest) (*TOC, error) 
 	defer w.Abort()
 	t, err := readLayer(io.TeeReader(r, w), nil)
 	if err != nil {
-		return nil, fmt.Errorf("layer %s: %w", layer, err)
+		return nil, s.diagnose(ctx, layer, fmt.Errorf("layer %s: %w", layer, err))
 	}
-	if err := s.checkDiffID(layer, t); err != nil {
+	if err := s.settle(ctx, layer, from, t); err != nil {
 		return nil, err
 	}
-	if _, err := w.Commit(); err != nil {
+	if err := s.writeTOC(t); err != nil {
 		return nil, err
 	}
-	return t, s.writeTOC(t)
+	_, err = w.Commit()
+	return t, err
 }
 
-// checkDiffID compares what was read with what it was read for.
-func (s *Store) checkDiffID(layer digest.Digest, t *TOC) error {
-	if t.DiffID == layer {
-		return nil
+// commit records a new layer on parent and keeps its first form. The form, which may be large, comes last: when a
+// record cannot be written, nothing stays that no other record knows. Records without a form are no layer.
+func (s *Store) commit(parent digest.Digest, toc *TOC, created time.Time, keep func() error) (digest.Digest, error) {
+	if err := s.writeTOC(toc); err != nil {
+		return digest.Digest{}, err
 	}
-	return fmt.Errorf("layer %s: its uncompressed bytes have the digest %s", layer, t.DiffID)
+	id, err := s.Append(parent, toc.DiffID, toc.Content, created)
+	if err != nil {
+		return digest.Digest{}, err
+	}
+	return id, keep()
+}
+
+// settle compares what a stream gave with the layer it was read for. A blob that gave it is proved;
+// one that did not was never a form of this layer, whatever an image claims.
+func (s *Store) settle(ctx context.Context, layer digest.Digest, from *Blob, t *TOC) error {
+	if t.DiffID == layer {
+		if from == nil || from.Proved {
+			return nil
+		}
+		proved := *from
+		proved.Proved = true
+		return s.AddBlob(ctx, layer, proved)
+	}
+	err := fmt.Errorf("layer %s: its uncompressed bytes have the digest %s", layer, t.DiffID)
+	if from == nil {
+		return err
+	}
+	left := 0
+	err = errors.Join(err, s.editBlobs(ctx, layer, func(list []Blob) []Blob {
+		list = slices.DeleteFunc(list, func(b Blob) bool { return b.Digest == from.Digest })
+		left = len(list)
+		return list
+	}))
+	if left > 0 { // another image says better
+		return &cache.DamagedError{What: "layer " + layer.String(), Err: err}
+	}
+	return err
 }
 
 // ErrUnavailable says that a layer is in no form here and has no origin.

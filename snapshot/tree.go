@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -25,14 +26,17 @@ import (
 // metadata that they have below, since overlayfs shows that of the topmost tree. A marked tree is one of
 // a user namespace with one id.
 func treeFile(c *Chain, implied, marked bool) string {
-	name := "tree"
-	if marked {
-		name = "marked"
-	}
 	if implied {
-		name += "-" + c.ID.Hex()
+		return layerFile(c.Layer, treeName(marked)+"-"+c.ID.Hex())
 	}
-	return layerFile(c.Layer, name)
+	return layerFile(c.Layer, treeName(marked))
+}
+
+func treeName(marked bool) string {
+	if marked {
+		return "marked"
+	}
+	return "tree"
 }
 
 // treePath returns the tree to mount in this user namespace.
@@ -40,12 +44,16 @@ func (s *Store) treePath(c *Chain) (string, bool) { return s.findTree(c, owners.
 
 func (s *Store) findTree(c *Chain, marked bool) (string, bool) {
 	for _, implied := range []bool{false, true} {
-		p := s.disk.Path(treeFile(c, implied, marked))
-		if fi, err := os.Lstat(p); err == nil && fi.IsDir() {
+		if p := s.disk.Path(treeFile(c, implied, marked)); isDir(p) {
 			return p, true
 		}
 	}
 	return "", false
+}
+
+func isDir(p string) bool {
+	fi, err := os.Lstat(p)
+	return err == nil && fi.IsDir()
 }
 
 func (s *Store) hasTree(c *Chain) bool {
@@ -53,21 +61,12 @@ func (s *Store) hasTree(c *Chain) bool {
 	return ok
 }
 
-// anyTree returns a tree that the tar can be made of, and whether it is a marked one.
-func (s *Store) anyTree(c *Chain) (dir string, marked, ok bool) {
-	for _, marked := range []bool{owners.OneID(), !owners.OneID()} {
-		if dir, ok := s.findTree(c, marked); ok {
-			return dir, marked, true
-		}
-	}
-	return "", false, false
-}
-
 // unpackers is how many layers are unpacked at once.
 const unpackers = 4
 
 // Trees returns the trees of a chain's layers, the topmost first, as overlayfs takes them for
-// lower directories. Those that are missing are made.
+// lower directories. Those that are missing are made. A tree that is in the chain more than once is
+// returned once, at its topmost place: there it hides all that it has further down.
 func (s *Store) Trees(ctx context.Context, id digest.Digest) ([]string, error) {
 	chains, err := s.Chains(id)
 	if err != nil {
@@ -82,7 +81,15 @@ func (s *Store) Trees(ctx context.Context, id digest.Digest) ([]string, error) {
 			return err
 		})
 	}
-	return out, g.Wait()
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	seen := map[string]bool{}
+	return slices.DeleteFunc(out, func(tree string) bool {
+		again := seen[tree]
+		seen[tree] = true
+		return again
+	}), nil
 }
 
 func (s *Store) tree(ctx context.Context, c *Chain) (string, error) {
@@ -119,7 +126,7 @@ func (s *Store) unpack(ctx context.Context, c *Chain, dir string) (*TOC, error) 
 	if s.hasTree(c) {
 		return nil, nil
 	}
-	r, err := s.OpenTar(ctx, c)
+	r, from, err := s.openStream(ctx, c.Layer)
 	if err != nil {
 		return nil, err
 	}
@@ -137,18 +144,19 @@ func (s *Store) unpack(ctx context.Context, c *Chain, dir string) (*TOC, error) 
 		err = x.finish()
 	}
 	if err != nil {
-		return nil, s.diagnose(c.Layer, fmt.Errorf("layer %s: %w", c.Layer, err))
+		return nil, s.diagnose(ctx, c.Layer, fmt.Errorf("layer %s: %w", c.Layer, err))
 	}
-	if err := s.checkDiffID(c.Layer, toc); err != nil {
+	if err := s.settle(ctx, c.Layer, from, toc); err != nil {
 		return nil, err
 	}
 	return toc, s.writeTOC(toc)
 }
 
-// diagnose looks for damaged blobs of a layer whose reading ended with err. What is damaged is removed and named.
-func (s *Store) diagnose(layer digest.Digest, err error) error {
+// diagnose looks for damaged blobs of a layer whose reading ended with err: damage may keep a reader from the end, where
+// it shows. What is damaged is removed and named.
+func (s *Store) diagnose(ctx context.Context, layer digest.Digest, err error) error {
 	var damaged *cache.DamagedError
-	if errors.As(err, &damaged) {
+	if errors.As(err, &damaged) || ctx.Err() != nil {
 		return err
 	}
 	blobs, _ := s.Blobs(layer)
@@ -216,41 +224,43 @@ func (s *Store) fillImplied(ctx context.Context, c *Chain, dir string, implied [
 // CommitTree makes a layer of dir, the used upper directory of an overlay on parent, and returns the
 // chain of both. The folder becomes the layer's tree: it is moved away. In a user namespace with one id, links
 // tells the owners of what can carry no mark.
-func (s *Store) CommitTree(parent digest.Digest, dir string, links LinkOwner, created time.Time) (digest.Digest, error) {
+func (s *Store) CommitTree(ctx context.Context, parent digest.Digest, dir string, links LinkOwner, created time.Time) (digest.Digest, error) {
 	w := NewWriter(io.Discard)
-	if err := capture(w, dir, nil, owners.OneID(), links); err != nil {
+	if err := capture(ctx, w, dir, nil, owners.OneID(), links); err != nil {
 		return digest.Digest{}, err
 	}
 	toc, err := w.Close()
 	if err != nil {
 		return digest.Digest{}, err
 	}
-	c := &Chain{ID: chainID(parent, toc.DiffID), Parent: parent, Layer: toc.DiffID}
-	if err := s.disk.Publish(dir, treeFile(c, false, owners.OneID())); err != nil {
-		return digest.Digest{}, err
+	return s.commit(parent, toc, created, func() error { return s.disk.Publish(dir, layerFile(toc.DiffID, treeName(owners.OneID()))) })
+}
+
+// capturedTree returns a tree that the tar of a layer can be made of, and whether it is a marked one.
+func (s *Store) capturedTree(layer digest.Digest) (dir string, marked, ok bool) {
+	for _, marked := range []bool{owners.OneID(), !owners.OneID()} {
+		if dir := s.disk.Path(layerFile(layer, treeName(marked))); isDir(dir) {
+			return dir, marked, true
+		}
 	}
-	if err := s.writeTOC(toc); err != nil {
-		return digest.Digest{}, err
-	}
-	return s.Append(parent, toc.DiffID, toc.Content, created)
+	return "", false, false
 }
 
 // tarFromTree makes the tar of a captured layer again. At its end the bytes are checked against the
 // diff ID: a tree that somebody changed is a *cache.DamagedError, and removed.
-func (s *Store) tarFromTree(c *Chain) (io.ReadCloser, error) {
-	dir, marked, _ := s.anyTree(c)
-	toc, err := s.readTOC(c.Layer)
+func (s *Store) tarFromTree(ctx context.Context, layer digest.Digest, dir string, marked bool) (io.ReadCloser, error) {
+	toc, err := s.readTOC(layer)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	pr, pw := io.Pipe()
 	go func() {
 		w := NewWriter(pw)
-		err := capture(w, dir, toc, marked, nil)
+		err := capture(ctx, w, dir, toc, marked, nil)
 		if err == nil {
 			var got *TOC
-			if got, err = w.Close(); err == nil && got.DiffID != c.Layer {
-				err = s.dropTree(c, dir)
+			if got, err = w.Close(); err == nil && got.DiffID != layer {
+				err = s.dropTree(layer, dir)
 			}
 		}
 		pw.CloseWithError(err)
@@ -258,12 +268,12 @@ func (s *Store) tarFromTree(c *Chain) (io.ReadCloser, error) {
 	return pr, nil
 }
 
-func (s *Store) dropTree(c *Chain, dir string) error {
+func (s *Store) dropTree(layer digest.Digest, dir string) error {
 	err := cache.RemoveAll(dir)
 	if err == nil {
 		err = errors.New("it was changed after it was made, and has been removed")
 	}
-	return &cache.DamagedError{What: "tree of layer " + c.Layer.String(), Err: err}
+	return &cache.DamagedError{What: "tree of layer " + layer.String(), Err: err}
 }
 
 // openFile opens the content of a file of a layer, from its tar or its tree. The bytes are
@@ -272,7 +282,10 @@ func (s *Store) openFile(e Entry) (io.ReadCloser, error) {
 	f, err := s.disk.OpenBlob(e.from.Layer)
 	if err == nil && e.Offset >= 0 {
 		body := io.NewSectionReader(f, e.Offset, e.Size)
-		return &checkedFile{r: body, c: f, h: sha256.New(), s: s, e: e}, nil
+		damaged := func() error {
+			return s.diagnose(context.Background(), e.from.Layer, fmt.Errorf("layer %s: %s: its bytes have another digest", e.from.Layer, e.Path))
+		}
+		return &checkedFile{r: body, c: f, h: sha256.New(), want: e.Digest, damaged: damaged}, nil
 	}
 	if err == nil {
 		f.Close()
@@ -291,32 +304,27 @@ func (s *Store) openFile(e Entry) (io.ReadCloser, error) {
 	if f, err = root.OpenFile(e.Path); err != nil {
 		return nil, err
 	}
-	return &checkedFile{r: f, c: f, h: sha256.New(), s: s, e: e}, nil
+	damaged := func() error { return s.dropTree(e.from.Layer, dir) }
+	return &checkedFile{r: f, c: f, h: sha256.New(), want: e.Digest, damaged: damaged}, nil
 }
 
 // A checkedFile reports content that is not what its entry says in place of io.EOF.
 type checkedFile struct {
-	r io.Reader
-	c io.Closer
-	h hash.Hash
-	s *Store
-	e Entry
+	r    io.Reader
+	c    io.Closer
+	h    hash.Hash
+	want digest.Digest
+	// damaged removes the form of the layer that the bytes came from, and no other: it may be the last sound one.
+	damaged func() error
 }
 
 func (f *checkedFile) Read(p []byte) (int, error) {
 	n, err := f.r.Read(p)
 	f.h.Write(p[:n])
-	if err == io.EOF && !bytes.Equal(f.h.Sum(nil), f.e.Digest[:]) {
+	if err == io.EOF && !bytes.Equal(f.h.Sum(nil), f.want[:]) {
 		err = f.damaged()
 	}
 	return n, err
-}
-
-func (f *checkedFile) damaged() error {
-	if dir, ok := f.s.treePath(f.e.from); ok {
-		return f.s.dropTree(f.e.from, dir)
-	}
-	return f.s.diagnose(f.e.from.Layer, fmt.Errorf("layer %s: %s: its bytes have another digest", f.e.from.Layer, f.e.Path))
 }
 
 func (f *checkedFile) Close() error { return f.c.Close() }

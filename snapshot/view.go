@@ -101,6 +101,7 @@ func impliedDir(p string, implied bool) (Entry, bool) {
 func (v *View) present(t part, e *Entry, parts []part) (Entry, bool) {
 	out := *e
 	out.from = t.chain
+	out.Opaque = false // how a layer hides others is nothing of what is seen
 	if e.Type != Hardlink {
 		if t.linked[e.Path] {
 			out.Inode = t.chain.Layer.Hex() + ":" + e.Path
@@ -200,7 +201,7 @@ func (t *TOC) children(dir string, f func(p string, e *Entry)) {
 }
 
 // Digest implements Tree.
-func (v *View) Digest(e Entry) (digest.Digest, error) { return e.Digest, nil }
+func (v *View) Digest(_ context.Context, e Entry) (digest.Digest, error) { return e.Digest, nil }
 
 // Open implements Tree.
 func (v *View) Open(e Entry) (io.ReadCloser, error) {

@@ -46,13 +46,21 @@ type Solver struct {
 	Jobs int64
 }
 
-// A StepError says which step failed.
+// A StepError says which step failed: by its place in the Dockerfile, or by its
+// name when it has none.
 type StepError struct {
 	Vertex *llb.Vertex
 	Err    error
 }
 
-func (e *StepError) Error() string { return fmt.Sprintf("%s: %v", e.Vertex.Meta().Label, e.Err) }
+func (e *StepError) Error() string {
+	meta := e.Vertex.Meta()
+	if meta.Pos.IsZero() {
+		return fmt.Sprintf("%s: %v", meta.Label, e.Err)
+	}
+	return fmt.Sprintf("%s: %v", meta.Pos, e.Err)
+}
+
 func (e *StepError) Unwrap() error { return e.Err }
 
 // Solve returns the result of v. Independent steps run at the same time, a step

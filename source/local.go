@@ -1,6 +1,7 @@
 package source
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -278,7 +279,7 @@ func (l *Local) open(e snapshot.Entry) (*os.File, stamp, error) {
 }
 
 // Digest implements snapshot.Tree.
-func (l *Local) Digest(e snapshot.Entry) (digest.Digest, error) {
+func (l *Local) Digest(ctx context.Context, e snapshot.Entry) (digest.Digest, error) {
 	l.mu.Lock()
 	h, ok := l.digests[e.Path]
 	seen := l.stamps[e.Path]
@@ -290,7 +291,7 @@ func (l *Local) Digest(e snapshot.Entry) (digest.Digest, error) {
 	if h.digest, ok = l.index.lookup(e.Path, seen); ok {
 		h.stamp = seen
 	} else {
-		h, err = l.hash(e)
+		h, err = l.hash(ctx, e)
 	}
 	if err != nil {
 		return digest.Digest{}, err
@@ -301,13 +302,14 @@ func (l *Local) Digest(e snapshot.Entry) (digest.Digest, error) {
 	return h.digest, nil
 }
 
-func (l *Local) hash(e snapshot.Entry) (hashed, error) {
+func (l *Local) hash(ctx context.Context, e snapshot.Entry) (hashed, error) {
+	begun := l.index.time()
 	f, before, err := l.open(e)
 	if err != nil {
 		return hashed{}, err
 	}
 	defer f.Close()
-	d, _, err := digest.FromReader(f)
+	d, err := digest.FromReader(ctx, f)
 	if err != nil {
 		return hashed{}, err
 	}
@@ -321,6 +323,6 @@ func (l *Local) hash(e snapshot.Entry) (hashed, error) {
 	if err != nil {
 		return hashed{}, err
 	}
-	l.index.record(e.Path, before, d)
+	l.index.record(e.Path, before, d, begun)
 	return hashed{d, before}, nil
 }

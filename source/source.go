@@ -33,6 +33,8 @@ var (
 	ErrNotFound     = errors.New("not found in the registry")
 	ErrUnauthorized = errors.New("the registry refuses access")
 	ErrPlatform     = errors.New("no match for platform in manifest")
+
+	errCut = errors.New("the registry cut the connection")
 )
 
 // An origin is a place that has manifests and blobs: a repository of a registry, or an OCI layout.
@@ -69,7 +71,11 @@ func readBlob(ctx context.Context, o origin, d digest.Digest, size, limit int64)
 	defer r.Close()
 	b, err := io.ReadAll(io.LimitReader(r, size+1))
 	if err != nil {
-		return nil, fmt.Errorf("%s: cut after %d of %d bytes: %w", d, len(b), size, err)
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		// The cause stays a text: this says more than what explain makes of cut connections.
+		return nil, fmt.Errorf("%s: cut after %d of %d bytes: %v", d, len(b), size, err)
 	}
 	if int64(len(b)) < size {
 		return nil, fmt.Errorf("%s: cut after %d of %d bytes", d, len(b), size)

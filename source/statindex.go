@@ -80,8 +80,18 @@ func (x *StatIndex) lookup(p string, s stamp) (digest.Digest, bool) {
 	return f.digest, ok && f.stamp == s
 }
 
-func (x *StatIndex) record(p string, s stamp, d digest.Digest) {
-	if x == nil || x.now().Sub(time.Unix(0, max(s.mtime, s.ctime))) < racy {
+// time returns the time now, for record.
+func (x *StatIndex) time() time.Time {
+	if x == nil {
+		return time.Time{}
+	}
+	return x.now()
+}
+
+// record remembers d, which began to be computed at the time begun: a write while the file was read may leave
+// the times of the write before it.
+func (x *StatIndex) record(p string, s stamp, d digest.Digest, begun time.Time) {
+	if x == nil || begun.Sub(time.Unix(0, max(s.mtime, s.ctime))) < racy {
 		return
 	}
 	x.mu.Lock()

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,8 +15,10 @@ import (
 
 	"github.com/seed0570efb0/build/cache"
 	"github.com/seed0570efb0/build/executor"
+	"github.com/seed0570efb0/build/executor/sandbox"
 	"github.com/seed0570efb0/build/internal/progress"
 	"github.com/seed0570efb0/build/internal/userns"
+	"github.com/seed0570efb0/build/llb"
 	"github.com/seed0570efb0/build/snapshot"
 	"github.com/seed0570efb0/build/source"
 )
@@ -25,7 +26,9 @@ import (
 // An app is one run of the command: the place where concrete types meet.
 type app struct {
 	stdio
-	root string // --root
+	root      string // --root
+	isolation string // --isolation
+	choice    choice // what enter made of it
 
 	disk     *cache.Store
 	layers   *snapshot.Store
@@ -52,7 +55,7 @@ func (a *app) open() error {
 	a.client = source.NewClient(version())
 	a.layers = snapshot.New(a.disk, a.client.Fetch)
 	a.images = source.NewImages(a.disk, a.layers, a.client)
-	a.executor = &executor.Executor{Layers: a.layers, Disk: a.disk, Locals: map[string]snapshot.Tree{}, Now: time.Now}
+	a.executor = &executor.Executor{Layers: a.layers, Disk: a.disk, Locals: map[string]snapshot.Tree{}, Warn: a.warn, Now: time.Now, Root: sandbox.RootOverlay}
 	return nil
 }
 
@@ -77,24 +80,6 @@ func (a *app) storeRoot() (string, error) {
 	return filepath.Join(home, ".local/share/build"), nil
 }
 
-// enter runs this command line again in a user namespace, when this process is not privileged
-// and not in one. It returns only when the command is to go on here.
-func (a *app) enter(ctx context.Context) error {
-	mode, inside := userns.Inside()
-	if inside {
-		return nil
-	}
-	mode, err := userns.Detect()
-	if err != nil || mode == userns.Root {
-		return err
-	}
-	code, err := userns.Enter(ctx, mode)
-	if err != nil {
-		return err
-	}
-	return statusError(code)
-}
-
 // tidy removes what killed processes left in the store.
 func (a *app) tidy() {
 	old := time.Now().Add(-time.Hour)
@@ -109,6 +94,11 @@ func (a *app) show(mode string) (func(), error) {
 	}
 	a.display = d
 	a.executor.Log = d.Log
+	a.executor.Usage = func(v *llb.Vertex, u sandbox.Usage) {
+		if u.CPU >= notableCPU {
+			d.Note(v, usageText(u))
+		}
+	}
 	a.client.Progress = pulls(d)
 	return d.Close, nil
 }
@@ -134,17 +124,27 @@ func pulls(d *progress.Display) func(b snapshot.Blob, done int64) {
 }
 
 // retryDamaged calls f again when it met something in the store that is damaged: what is damaged has been
-// removed, and doing the work again makes it new.
+// removed, and doing the work again makes it new. What is damaged a second time will stay so.
 func (a *app) retryDamaged(f func() error) error {
-	var err error
-	for range 3 {
+	seen := map[string]bool{}
+	for {
+		err := f()
 		var damaged *cache.DamagedError
-		if err = f(); !errors.As(err, &damaged) {
-			break
+		if !errors.As(err, &damaged) || seen[damaged.What] {
+			return err
 		}
-		a.display.Warn(damaged.Error() + "; it is made again")
+		seen[damaged.What] = true
+		a.warn(damaged.What + " is damaged; it is made again")
 	}
-	return err
+}
+
+// warn shows a warning, with the progress when there is any.
+func (a *app) warn(text string) {
+	if a.display != nil {
+		a.display.Warn(text)
+		return
+	}
+	fmt.Fprintf(a.err, "WARNING: %s\n", text)
 }
 
 // buildVersion is set by the linker for releases.
@@ -171,7 +171,7 @@ func (a *app) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		Run: func(c *cobra.Command, _ []string) {
 			fmt.Fprintf(a.stdio.out, "build %s %s %s/%s\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 		},

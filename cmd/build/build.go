@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -32,10 +34,12 @@ type buildOptions struct {
 	file, target, platform, network string
 	tags, args, contexts            []string
 	labels, hosts, outputs          []string
+	secrets, agents                 []string
 	noCache, pull, push, quiet      bool
-	noCacheFilter                   []string
+	noCacheFilter, allow            []string
 	iidFile, metadataFile, progress string
 	jobs                            int64
+	limits                          limitOptions
 }
 
 func (a *app) buildCommand() *cobra.Command {
@@ -61,7 +65,10 @@ func (a *app) buildCommand() *cobra.Command {
 	f.StringVar(&o.platform, "platform", "", "the platform to build for (default that of this machine)")
 	f.StringArrayVar(&o.labels, "label", nil, "label of the image, as KEY=VALUE")
 	f.StringArrayVar(&o.hosts, "add-host", nil, "line of /etc/hosts in RUN steps, as NAME:IP")
-	f.StringVar(&o.network, "network", "default", "network of RUN steps: default or none")
+	f.StringVar(&o.network, "network", "default", "network of RUN steps: default, none or host")
+	f.StringSliceVar(&o.allow, "allow", nil, "what steps may do beyond their sandbox: network.host, to use the network of this host")
+	f.StringArrayVar(&o.secrets, "secret", nil, "value for RUN --mount=type=secret, as id=ID,src=FILE or id=ID,env=VARIABLE")
+	f.StringArrayVar(&o.agents, "ssh", nil, "SSH agent for RUN --mount=type=ssh, as default, ID=SOCKET or ID=KEY[,KEY]")
 	f.BoolVar(&o.noCache, "no-cache", false, "run every step, whatever is known of it")
 	f.StringSliceVar(&o.noCacheFilter, "no-cache-filter", nil, "run every step of these stages")
 	f.BoolVar(&o.pull, "pull", false, "ask the registries again what the tags of base images mean")
@@ -72,6 +79,8 @@ func (a *app) buildCommand() *cobra.Command {
 	f.StringVar(&o.metadataFile, "metadata-file", "", "write digests and names to this file, as JSON")
 	f.StringVar(&o.progress, "progress", envOr("BUILDKIT_PROGRESS", "auto"), "how to show progress: auto, tty, plain or quiet")
 	f.Int64Var(&o.jobs, "jobs", int64(max(4*runtime.NumCPU(), 16)), "how many steps may run at once")
+	a.isolationFlag(f)
+	o.limits.flags(f)
 	return c
 }
 
@@ -90,8 +99,13 @@ type plan struct {
 	ignore   []string
 	platform ocispec.Platform
 	args     map[string]string
+	labels   map[string]string
+	hostNet  bool // steps may use the network of the host
+	hosts    []llb.Host
 	epoch    *time.Time
 	outputs  []exporter.Output
+	secrets  map[string]source.Secret
+	agents   map[string]func(net.Conn)
 	index    []*source.StatIndex
 	lowered  *lower.Result
 }
@@ -105,6 +119,8 @@ func (a *app) build(ctx context.Context, o *buildOptions, path string) error {
 	if err := a.open(); err != nil {
 		return err
 	}
+	a.executor.Secrets, a.executor.Agents = p.secret, p.agents
+	defer a.executor.Close()
 	mode := o.progress
 	if o.quiet {
 		mode = "quiet"
@@ -118,6 +134,13 @@ func (a *app) build(ctx context.Context, o *buildOptions, path string) error {
 		return err
 	}
 	if err := a.enterFor(ctx, p); err != nil {
+		return err
+	}
+	for _, w := range slices.Concat(p.file.Warnings, p.lowered.Warnings) { // now, that they come once
+		a.display.Warn(fmt.Sprintf("%s: %s (line %d)", w.Rule, w.Text, w.Start))
+	}
+	a.warnIsolation()
+	if err := a.limit(&p.limits); err != nil {
 		return err
 	}
 	a.tidy()
@@ -139,6 +162,12 @@ func (a *app) build(ctx context.Context, o *buildOptions, path string) error {
 // plan checks the command line and reads the Dockerfile.
 func (a *app) plan(o *buildOptions, path string) (*plan, error) {
 	p := &plan{buildOptions: o, context: path}
+	if _, err := parseIsolation(a.isolation); err != nil {
+		return nil, err
+	}
+	if _, _, err := o.limits.limits(); err != nil {
+		return nil, err
+	}
 	switch kind := parser.Remote(path); {
 	case path == "-":
 		return nil, usagef("name a folder", "a context on standard input is not supported by this version")
@@ -150,7 +179,7 @@ func (a *app) plan(o *buildOptions, path string) (*plan, error) {
 	} else if !fi.IsDir() {
 		return nil, usagef("the context is a folder; name the Dockerfile with -f", "context %s: not a directory", path)
 	}
-	for _, f := range []func(*plan) error{planFlags, planOutputs, a.readDockerfile, readIgnore} {
+	for _, f := range []func(*plan) error{planFlags, planSecrets, planOutputs, a.readDockerfile, readIgnore} {
 		if err := f(p); err != nil {
 			return nil, err
 		}
@@ -171,12 +200,8 @@ func planFlags(p *plan) error {
 		}
 		p.platform = platforms.Normalize(parsed)
 	}
-	switch p.network {
-	case "default", "none":
-	case "host":
-		return usagef("the default network is that of the host in this version", "--network host: network.host is not allowed")
-	default:
-		return usagef("it is default or none", "--network %s: no such network", p.network)
+	if err := planNetwork(p); err != nil {
+		return err
 	}
 	if p.jobs < 1 {
 		return usagef("", "--jobs %d: at least 1 step must run", p.jobs)
@@ -191,7 +216,40 @@ func planFlags(p *plan) error {
 			p.args[k] = v
 		}
 	}
+	var err error
+	if p.labels, err = pairs("--label", p.buildOptions.labels); err != nil {
+		return err
+	}
+	if p.hosts, err = hosts(p.buildOptions.hosts); err != nil {
+		return err
+	}
 	return planEpoch(p)
+}
+
+// planNetwork reads --allow and --network.
+func planNetwork(p *plan) error {
+	for _, name := range p.allow {
+		if name != "network.host" {
+			return usagef("network.host is the one that this version knows", "--allow %s: no such entitlement", name)
+		}
+		p.hostNet = true
+	}
+	if err := checkNetwork(p.network); err != nil {
+		return err
+	}
+	if p.network == string(llb.NetworkHost) && !p.hostNet {
+		return usagef("build with --allow network.host if the Dockerfile may use the services of this host", "--network host: network.host is not allowed")
+	}
+	return nil
+}
+
+// checkNetwork checks the value of --network.
+func checkNetwork(name string) error {
+	switch llb.Network(name) {
+	case llb.NetworkDefault, llb.NetworkNone, llb.NetworkHost:
+		return nil
+	}
+	return usagef("it is default, none or host", "--network %s: no such network", name)
 }
 
 // planEpoch reads SOURCE_DATE_EPOCH, which the environment hands on to every build.
@@ -213,6 +271,39 @@ func planEpoch(p *plan) error {
 	t := time.Unix(seconds, 0).UTC()
 	p.epoch = &t
 	return nil
+}
+
+// planSecrets reads --secret and --ssh.
+func planSecrets(p *plan) error {
+	p.secrets, p.agents = map[string]source.Secret{}, map[string]func(net.Conn){}
+	for _, text := range p.buildOptions.secrets {
+		s, err := source.ParseSecret(text)
+		if err != nil {
+			return usagef("it looks like id=ID,src=FILE or id=ID,env=VARIABLE", "--secret %s: %w", text, fileError(err))
+		}
+		p.secrets[s.ID] = s
+	}
+	for _, text := range p.buildOptions.agents {
+		a, err := source.ParseAgent(text)
+		if err != nil {
+			return usagef("it looks like default, ID=SOCKET or ID=KEY; a key must have no passphrase", "--ssh %s: %w", text, fileError(err))
+		}
+		if _, twice := p.agents[a.ID]; twice {
+			return usagef("", "--ssh %s: duplicate agent ID %q", text, a.ID)
+		}
+		p.agents[a.ID] = a.Serve
+	}
+	return nil
+}
+
+// secret returns the value of a secret of the command line.
+func (p *plan) secret(id string) ([]byte, bool, error) {
+	s, ok := p.secrets[id]
+	if !ok {
+		return nil, false, nil
+	}
+	b, err := s.Read()
+	return b, err == nil, err
 }
 
 // planOutputs reads -o and --push.
@@ -291,19 +382,13 @@ func readIgnore(p *plan) error {
 func (a *app) lower(ctx context.Context, p *plan) error {
 	opt := lower.Options{
 		Target: p.target, Platform: p.platform, BuildPlatform: platforms.Normalize(platforms.DefaultSpec()),
-		BuildArgs: p.args, Network: llb.Network(p.network), Hostname: p.args["BUILDKIT_SANDBOX_HOSTNAME"],
+		BuildArgs: p.args, Labels: p.labels, Hosts: p.hosts, Epoch: p.epoch, Network: llb.Network(p.network), AllowHostNetwork: p.hostNet, Hostname: p.args["BUILDKIT_SANDBOX_HOSTNAME"],
 		NoCache: p.noCache, NoCacheFilter: p.noCacheFilter, Ignore: p.ignore,
 		Resolve: func(ctx context.Context, ref string, platform ocispec.Platform) (*lower.Image, error) {
 			return a.resolve(ctx, ref, platform, p.pull)
 		},
 	}
 	var err error
-	if opt.Labels, err = pairs("--label", p.labels); err != nil {
-		return err
-	}
-	if opt.Hosts, err = hosts(p.hosts); err != nil {
-		return err
-	}
 	if opt.NamedContexts, err = a.namedContexts(p); err != nil {
 		return err
 	}
@@ -312,9 +397,6 @@ func (a *app) lower(ctx context.Context, p *plan) error {
 	}
 	if p.lowered, err = lower.Lower(ctx, p.file, opt); err != nil {
 		return err
-	}
-	for _, w := range p.lowered.Warnings {
-		a.display.Warn(fmt.Sprintf("%s: %s (line %d)", w.Rule, w.Text, w.Start))
 	}
 	return nil
 }
@@ -407,6 +489,9 @@ func hosts(list []string) ([]llb.Host, error) {
 			return nil, usagef("it looks like NAME:IP", "--add-host %q: no NAME:IP", text)
 		}
 		ip := strings.TrimSuffix(strings.TrimPrefix(text[i+1:], "["), "]")
+		if net.ParseIP(ip) == nil {
+			return nil, usagef("it looks like NAME:IP", "--add-host %q: %q is not an IP address", text, ip)
+		}
 		out = append(out, llb.Host{Name: text[:i], IP: ip})
 	}
 	return out, nil
@@ -415,10 +500,7 @@ func hosts(list []string) ([]llb.Host, error) {
 // enterFor goes on in a user namespace if the build needs one: when a step will run a process, or files of a step's
 // layer are read, whose owners only exist there. A build that is all known needs none.
 func (a *app) enterFor(ctx context.Context, p *plan) error {
-	if os.Geteuid() == 0 {
-		return nil
-	}
-	if len(p.outputs) == 0 {
+	if len(p.outputs) == 0 && os.Geteuid() != 0 {
 		if _, ok, err := a.solver(p).Known(ctx, p.lowered.Root); ok || err != nil {
 			return err
 		}

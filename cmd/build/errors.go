@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -78,6 +79,9 @@ func (a *app) explain(err error) (code int, text, hint string) {
 	case errors.As(err, &usage):
 		return exitUsage, text, usage.hint
 	case errors.As(err, &parse):
+		if errors.As(err, &image) { // the line is right, but what it names cannot be had
+			return exitFailed, text, cmp.Or(parse.Hint, image.Hint)
+		}
 		return exitUsage, text, parse.Hint
 	case errors.As(err, &host):
 		return exitHost, text, host.Hint

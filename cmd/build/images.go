@@ -19,7 +19,7 @@ func (a *app) imagesCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "images",
 		Short: "List the images of the store",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := a.open(); err != nil {
 				return err
@@ -108,6 +108,13 @@ func (a *app) historyCommand() *cobra.Command {
 	c.Flags().BoolVar(&noTrunc, "no-trunc", false, "do not shorten the texts")
 	c.Flags().BoolVar(&asJSON, "json", false, "print the history of the image's config")
 	return c
+}
+
+func noArgs(c *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usagef("see: "+c.CommandPath()+" --help", "%s takes no argument, and %q is one", c.Name(), args[0])
+	}
+	return nil
 }
 
 func oneImage(_ *cobra.Command, args []string) error {

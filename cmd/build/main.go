@@ -8,10 +8,12 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
 	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -40,7 +42,7 @@ func run(args []string, std stdio) int {
 	if os.Getenv("BUILD_DEBUG") == "hash" {
 		digest.Trace = std.err
 	}
-	a := &app{stdio: std}
+	a := &app{stdio: std, isolation: envOr("BUILD_ISOLATION", autoIsolation)}
 	ctx, stop := interruptible(context.Background())
 	defer stop()
 	root := a.command()
@@ -48,7 +50,11 @@ func run(args []string, std stdio) int {
 	root.SetIn(std.in)
 	root.SetOut(std.out)
 	root.SetErr(std.err)
-	return a.exit(root.ExecuteContext(ctx))
+	err := root.ExecuteContext(ctx)
+	if err != nil && errors.Is(context.Cause(ctx), errInterrupted) && !errors.As(err, new(statusError)) {
+		err = errInterrupted // whatever failed after the interrupt failed because of it
+	}
+	return a.exit(err)
 }
 
 // interruptible returns a context that the first SIGINT, SIGTERM or SIGHUP ends. After it they have their
@@ -96,9 +102,7 @@ func (a *app) command() *cobra.Command {
   build -t app:1 .                                 keep the image under a tag
   build -t app:1 -o type=docker,dest=app.tar .     write an archive for docker load
   build -t registry.example/app:1 --push .         push it to a registry
-  build run app:1                                  run it
-
-"build build --help" lists the options of a build.`,
+  build run app:1                                  run it`,
 		Version:           version(),
 		SilenceErrors:     true,
 		SilenceUsage:      true,
@@ -106,8 +110,32 @@ func (a *app) command() *cobra.Command {
 	}
 	root.SetVersionTemplate("build {{.Version}}\n")
 	root.PersistentFlags().StringVar(&a.root, "root", "", "folder of the store (default $BUILD_ROOT, else $XDG_DATA_HOME/build, for root /var/lib/build)")
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err: err} })
-	root.AddCommand(a.buildCommand(), a.runCommand(), a.imagesCommand(), a.pushCommand(), a.saveCommand(),
-		a.historyCommand(), a.inspectCommand(), a.versionCommand())
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return &usageError{err, fmt.Sprintf("%q lists the options", strings.Replace(c.CommandPath(), mainVerb+" "+mainVerb, mainVerb, 1)+" --help")}
+	})
+	main := a.buildCommand()
+	root.AddCommand(main, a.runCommand(), a.imagesCommand(), a.pushCommand(), a.saveCommand(),
+		a.historyCommand(), a.inspectCommand(), a.doctorCommand(), a.versionCommand())
+	root.SetHelpFunc(help(root, main))
 	return root
+}
+
+// help returns the help of all commands. The main verb is not for people to write, so its options
+// are part of the help of the program.
+func help(root, main *cobra.Command) func(*cobra.Command, []string) {
+	plain := root.HelpFunc()
+	return func(c *cobra.Command, args []string) {
+		if c != root && c != main {
+			plain(c, args)
+			return
+		}
+		out := root.OutOrStdout()
+		fmt.Fprintf(out, "%s\n\nUsage:\n  %s\n  build VERB ...\n\nVerbs:\n", root.Long, root.Use)
+		for _, verb := range root.Commands() {
+			if verb != main {
+				fmt.Fprintf(out, "  %-11s %s\n", verb.Name(), verb.Short)
+			}
+		}
+		fmt.Fprintf(out, "\nOptions of a build:\n%s\nOptions of all:\n%s", main.LocalFlags().FlagUsages(), root.PersistentFlags().FlagUsages())
+	}
 }

@@ -20,6 +20,7 @@ import (
 // the store; with names, the store gets them too.
 func (a *app) produce(ctx context.Context, p *plan) ([]*exporter.Result, error) {
 	chain, err := a.solver(p).Solve(ctx, p.lowered.Root)
+	a.executor.EndSteps()
 	if err != nil {
 		return nil, err
 	}
@@ -169,8 +170,10 @@ func (a *app) send(ctx context.Context, mode, ref string, out exporter.Output) e
 	if out.Type == exporter.TypeRegistry && (len(out.Names) == 0 || !isName(ref)) {
 		return usagef("give it a name: build -t REGISTRY/NAME:TAG", "%s: only a name says where to push to", ref)
 	}
-	_, err = a.export(ctx, image, out)
-	return err
+	return a.retryDamaged(func() error {
+		_, err := a.export(ctx, image, out)
+		return err
+	})
 }
 
 // isName reports whether ref can be the name of an image, rather than the beginning of an ID.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/seed0570efb0/build/executor"
 	"github.com/seed0570efb0/build/executor/sandbox"
+	"github.com/seed0570efb0/build/llb"
 	"github.com/seed0570efb0/build/source"
 )
 
@@ -25,6 +26,8 @@ type runOptions struct {
 	hasEntrypoint bool
 	env           []string
 	user, workdir string
+	limits        limitOptions
+	network       string
 }
 
 func (a *app) runCommand() *cobra.Command {
@@ -52,14 +55,24 @@ exit status is that of this command.`,
 	f.StringArrayVarP(&o.env, "env", "e", nil, "environment variable, as KEY=VALUE, or KEY for that of this environment")
 	f.StringVarP(&o.user, "user", "u", "", "user to run as, as NAME|UID[:GROUP|GID], in place of the image's USER")
 	f.StringVarP(&o.workdir, "workdir", "w", "", "working directory, in place of the image's WORKDIR")
+	a.isolationFlag(f)
+	o.limits.flags(f)
+	f.StringVar(&o.network, "network", "default", "network of the process: default, none or host")
 	return c
 }
 
 func (a *app) run(ctx context.Context, o *runOptions, ref string, args []string) error {
+	if err := checkNetwork(o.network); err != nil {
+		return err
+	}
 	if err := a.enter(ctx); err != nil {
 		return err
 	}
 	if err := a.open(); err != nil {
+		return err
+	}
+	a.warnIsolation()
+	if err := a.limit(&o.limits); err != nil {
 		return err
 	}
 	img, err := a.find(ctx, ref)
@@ -73,6 +86,7 @@ func (a *app) run(ctx context.Context, o *runOptions, ref string, args []string)
 	spec := executor.RunSpec{
 		Args: argv, Env: environment(img.Spec.Config.Env, o.env), Cwd: img.Spec.Config.WorkingDir, User: img.Spec.Config.User,
 		Stdin: a.in, Stdout: a.stdio.out, Stderr: a.err, Terminal: true, Started: forward(a.in),
+		Network: llb.Network(o.network),
 	}
 	if o.user != "" {
 		spec.User = o.user
@@ -83,8 +97,12 @@ func (a *app) run(ctx context.Context, o *runOptions, ref string, args []string)
 	if spec.Cwd == "" {
 		spec.Cwd = "/"
 	}
-	// Signals are for the process to take: it decides when this ends.
-	status, err := a.executor.Run(context.WithoutCancel(ctx), img.Chain, spec)
+	defer a.executor.Close()
+	var status sandbox.Status
+	err = a.retryDamaged(func() (err error) { // which shows before the process starts
+		status, err = a.executor.Run(ctx, img.Chain, spec)
+		return err
+	})
 	var exec *sandbox.ExecError
 	if errors.As(err, &exec) {
 		fmt.Fprintf(a.err, "build: %v\n", err)
@@ -92,6 +110,9 @@ func (a *app) run(ctx context.Context, o *runOptions, ref string, args []string)
 	}
 	if err != nil || status.Code == 0 {
 		return err
+	}
+	if status.OutOfMemory {
+		fmt.Fprintf(a.err, "build: %s\n", executor.OutOfMemory(status.Usage.Memory, a.executor.Limits.Memory))
 	}
 	return statusError(status.Code)
 }

@@ -12,7 +12,7 @@ import (
 
 // BenchmarkRun runs true in a sandbox, beside util-linux' unshare, which does much less for it.
 func BenchmarkRun(b *testing.B) {
-	for _, network := range []sandbox.Network{sandbox.NetworkHost, sandbox.NetworkNone} {
+	for _, network := range []sandbox.Network{sandbox.NetworkHost, sandbox.NetworkNone, sandbox.NetworkDefault} {
 		b.Run("network="+string(network), func(b *testing.B) {
 			spec := newSpec(b, "true")
 			spec.Network = network
@@ -21,6 +21,8 @@ func BenchmarkRun(b *testing.B) {
 					b.Fatal(err)
 				}
 			}
+			var runner sandbox.Runner
+			defer runner.Close()
 			dir := b.TempDir()
 			for n := 0; b.Loop(); n++ {
 				b.StopTimer()
@@ -32,7 +34,7 @@ func BenchmarkRun(b *testing.B) {
 					}
 				}
 				b.StartTimer()
-				if status, err := sandbox.Run(b.Context(), spec, sandbox.Stdio{}); err != nil || status.Code != 0 {
+				if status, err := runner.Run(b.Context(), spec, sandbox.Stdio{}); err != nil || status.Code != 0 {
 					b.Fatal(status, err)
 				}
 			}

@@ -16,40 +16,65 @@ const (
 	childName = "build-sandbox" // argv[0] of the child
 	planFD    = 3               // holds the Spec
 	reportFD  = 4               // takes a failure; closed by exec
-
-	listenerFD = 5 // a socket that takes the listener of the filter, with OneUID
+	networkFD = 5               // for NetworkDefault: a namespace to join, or a socket that takes what a new one comes with
 )
 
 // Main carries out a Spec and never returns, if this process is one that Start made;
 // otherwise it does nothing. It belongs first in func main of every program that uses this package.
 func Main() {
-	if len(os.Args) != 1 || os.Args[0] != childName {
+	if len(os.Args) != 1 {
+		return
+	}
+	if os.Args[0] == stepName {
+		mainStep()
+	}
+	if os.Args[0] != childName {
 		return
 	}
 	// Credentials, parent-death signal and no_new_privs belong to a thread, and the
 	// thread that calls exec is the one that lives on.
 	runtime.LockOSThread()
-	err := child()
+	giveUp(child())
+}
+
+// giveUp reports err and ends this process.
+func giveUp(err error) {
 	b, _ := json.Marshal(newFailure(err)) // strings and a number
 	unix.Write(reportFD, b)
 	os.Exit(1)
 }
 
-// child becomes the process of the Spec, or returns why it cannot.
-func child() error {
+// inherit takes over what the parent hands on: the plan.
+func inherit() (*plan, error) {
 	// Of all that was inherited, only the standard streams outlive the exec.
 	if err := unix.CloseRange(3, 1<<32-1, unix.CLOSE_RANGE_CLOEXEC); err != nil {
-		return fmt.Errorf("close_range: %w", err)
+		return nil, fmt.Errorf("close_range: %w", err)
 	}
 	plan, err := readPlan()
 	if err != nil {
-		return fmt.Errorf("read the plan: %w", err)
+		return nil, fmt.Errorf("read the plan: %w", err)
 	}
-	spec := &plan.Spec
+	return plan, nil
+}
+
+// child becomes the process of the Spec, or returns why it cannot.
+func child() error {
+	plan, err := inherit()
+	if err != nil {
+		return err
+	}
+	if plan.Chroot {
+		return plan.supervise()
+	}
+	spec := plan.Spec
 	if !spec.Terminal {
 		if _, err := unix.Setsid(); err != nil {
 			return fmt.Errorf("setsid: %w", err)
 		}
+	}
+	// It comes first: when it fails, the folders of the root are as they were.
+	if err := plan.enterNetwork(); err != nil {
+		return err
 	}
 	if err := spec.enterRoot(); err != nil {
 		return err
@@ -57,10 +82,8 @@ func child() error {
 	if err := unix.Sethostname([]byte(spec.Hostname)); err != nil {
 		return fmt.Errorf("set the host name %q: %w", spec.Hostname, err)
 	}
-	if spec.Network == NetworkNone {
-		if err := raiseLoopback(); err != nil {
-			return fmt.Errorf("bring lo up: %w", err)
-		}
+	if err := spec.apply(); err != nil {
+		return err
 	}
 	if err := spec.becomeUser(); err != nil {
 		return err
@@ -69,6 +92,15 @@ func child() error {
 		return err
 	}
 	return plan.exec()
+}
+
+// A plan is what the child gets: the Spec, and what the parent made of it.
+type plan struct {
+	*Spec
+	Filter []byte `json:"filter,omitempty"` // a seccomp.Filter
+	Join   bool   `json:"join,omitempty"`   // what networkFD is
+	// Listener is the descriptor of a socket that takes the listener of the filter, with OneUID.
+	Listener int `json:"listener,omitempty"`
 }
 
 func readPlan() (*plan, error) {
@@ -92,18 +124,26 @@ func (s *Spec) enterRoot() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make the mounts private: %w", err)
 	}
+	mounts := make([]int, len(s.Mounts))
+	for i := range s.Mounts {
+		var err error
+		if mounts[i], err = s.Mounts[i].open(s.Root.Target); err != nil {
+			return fmt.Errorf("mount on %s: %w", s.Mounts[i].Target, err)
+		}
+	}
 	fd, err := s.Root.mount()
 	if err != nil {
-		return fmt.Errorf("mount overlay: %w", err)
+		return fmt.Errorf("mount the root: %w", err)
 	}
 	root := tree(fd)
-	if err := root.mountSystem(); err != nil {
+	if err := root.mountSystem(s.ShmSize); err != nil {
 		return err
 	}
-	for _, m := range s.Mounts {
-		if err := root.bind(m); err != nil {
-			return fmt.Errorf("mount %s on %s: %w", m.Source, m.Target, err)
+	for i, m := range s.Mounts {
+		if err := root.attachMount(m, mounts[i]); err != nil {
+			return fmt.Errorf("mount on %s: %w", m.Target, err)
 		}
+		unix.Close(mounts[i])
 	}
 	// It is opened before the root changes hands, because here no link of the image can lead out.
 	cwd, err := root.place(s.Cwd, folder)
@@ -119,21 +159,6 @@ func (s *Spec) enterRoot() error {
 	unix.Close(cwd)
 	unix.Close(fd)
 	return nil
-}
-
-// raiseLoopback makes 127.0.0.1 reachable in a new network namespace.
-func raiseLoopback() error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	lo, err := unix.NewIfreq("lo")
-	if err != nil {
-		return err
-	}
-	lo.SetUint16(unix.IFF_UP)
-	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo)
 }
 
 // dieWithParent asks for SIGKILL when the parent ends. The parent asked for it before,
@@ -156,9 +181,10 @@ func dieWithParent() error {
 
 // A failure is what the child reports: an error as plain data.
 type failure struct {
-	Exec  string        `json:"exec,omitempty"` // Name of an ExecError
-	Text  string        `json:"text"`
-	Errno syscall.Errno `json:"errno,omitempty"`
+	Exec    string        `json:"exec,omitempty"`    // Name of an ExecError
+	Network bool          `json:"network,omitempty"` // whether it is a NetworkError
+	Text    string        `json:"text"`
+	Errno   syscall.Errno `json:"errno,omitempty"`
 }
 
 func newFailure(err error) failure {
@@ -167,6 +193,10 @@ func newFailure(err error) failure {
 	if errors.As(err, &execErr) {
 		f.Exec, err = execErr.Name, execErr.Err
 	}
+	var netErr *NetworkError
+	if errors.As(err, &netErr) {
+		f.Network, err = true, netErr.Err
+	}
 	errors.As(err, &f.Errno)
 	f.Text = err.Error()
 	return f
@@ -174,8 +204,11 @@ func newFailure(err error) failure {
 
 // err returns the error that the failure was made of, as the parent's caller sees it.
 func (f failure) err() error {
-	if f.Exec != "" {
+	switch {
+	case f.Exec != "":
 		return &ExecError{Name: f.Exec, Err: &childError{f.Text, f.Errno}}
+	case f.Network:
+		return &NetworkError{&childError{f.Text, f.Errno}}
 	}
 	return fmt.Errorf("sandbox: %w", &childError{f.Text, f.Errno})
 }

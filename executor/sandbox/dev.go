@@ -25,7 +25,10 @@ func devFS() (mnt int, err error) {
 }
 
 // fillDev makes what is in /dev.
-func (t tree) fillDev() error {
+func (t tree) fillDev(shm int64) error {
+	if shm == 0 {
+		shm = 64 << 20
+	}
 	fd, err := t.open("/dev", strict)
 	if err != nil {
 		return fmt.Errorf("/dev: %w", err)
@@ -47,7 +50,7 @@ func (t tree) fillDev() error {
 		make func() (int, error)
 	}{
 		{"pts", ptsFS},
-		{"shm", func() (int, error) { return newFS("tmpfs", quiet, "mode=1777", "size=64m") }},
+		{"shm", func() (int, error) { return newFS("tmpfs", quiet, "mode=1777", fmt.Sprintf("size=%d", shm)) }},
 		{"mqueue", func() (int, error) { return newFS("mqueue", quiet) }},
 	} {
 		mnt, err := m.make()

@@ -41,7 +41,7 @@ func (errNotInPath) Unwrap() error { return unix.ENOENT }
 
 // exec executes the command of the plan; it returns only to say why it cannot.
 func (p *plan) exec() error {
-	s := &p.Spec
+	s := p.Spec
 	file, err := s.findCommand()
 	if err != nil {
 		return &ExecError{Name: s.Args[0], Err: err}

@@ -1,14 +1,16 @@
 package sandbox
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"os"
+	"io/fs"
 	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/seed0570efb0/build/executor/sandbox/oneuid"
 	"github.com/seed0570efb0/build/executor/sandbox/seccomp"
-	"golang.org/x/sys/unix"
 )
 
 // policy returns what the filter of s does.
@@ -55,53 +57,44 @@ func (p *plan) confine() error {
 	if err := f.UnmarshalBinary(p.Filter); err != nil {
 		return err
 	}
-	listener, err := seccomp.Install(f, p.Spec.OneUID)
-	if err != nil || !p.Spec.OneUID {
+	listener, err := seccomp.Install(f, p.OneUID)
+	if err != nil || !p.OneUID {
 		return err
 	}
-	return unix.Sendmsg(listenerFD, []byte{0}, unix.UnixRights(listener), nil, 0)
+	return unix.Sendmsg(p.Listener, []byte{0}, unix.UnixRights(listener), nil, 0)
 }
 
-// supervise begins to answer calls of the process, which sent the descriptor for them through socket.
-func (p *Process) supervise(spec *Spec, socket *os.File) error {
-	listener, err := receiveFD(socket)
+// emulate begins to answer calls of the process with Spec.OneUID, which has executed its command. One that
+// has ended already makes none; why it has is for wait to tell.
+func (p *Process) emulate(ctx context.Context, spec *Spec) error {
+	if !spec.OneUID {
+		return nil
+	}
+	p.listener[1].Close()
+	files, err := receiveFiles(p.listener[0])
 	if err != nil {
 		return fmt.Errorf("emulate users: %w", err)
 	}
-	p.users, err = oneuid.Serve(listener, oneuid.Config{
-		PID: p.cmd.Process.Pid, UID: spec.UID, GID: spec.GID, Groups: spec.Groups,
+	if len(files) == 0 {
+		return nil
+	}
+	cfg := oneuid.Config{
+		Root: fmt.Sprintf("/proc/%d/root", p.cmd.Process.Pid), UID: spec.UID, GID: spec.GID, Groups: spec.Groups,
 		Upper: spec.Root.Upper, Links: spec.Links,
-	})
+	}
+	if spec.Root.Flat != "" {
+		cfg.Upper = spec.Root.Flat
+	}
+	if spec.Chroot { // the process we have started is its supervisor, and that is elsewhere
+		cfg.Root = spec.Root.Flat
+	}
+	users, err := oneuid.Serve(files[0], cfg)
+	if ctx.Err() != nil || errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
 	if err != nil {
 		return fmt.Errorf("emulate users: %w", err)
 	}
+	p.users = users
 	return nil
-}
-
-// receiveFD receives a descriptor that was sent before.
-func receiveFD(socket *os.File) (*os.File, error) {
-	data, space := make([]byte, 1), make([]byte, unix.CmsgSpace(4))
-	_, n, _, _, err := unix.Recvmsg(int(socket.Fd()), data, space, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
-	if err != nil {
-		return nil, fmt.Errorf("recvmsg: %w", err)
-	}
-	messages, err := unix.ParseSocketControlMessage(space[:n])
-	if err != nil {
-		return nil, err
-	}
-	for _, m := range messages {
-		if fds, err := unix.ParseUnixRights(&m); err == nil && len(fds) == 1 {
-			return os.NewFile(uintptr(fds[0]), "listener"), nil
-		}
-	}
-	return nil, errors.New("recvmsg: no descriptor came")
-}
-
-// socketPair returns two connected sockets.
-func socketPair() (ours, theirs *os.File, err error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, fmt.Errorf("socketpair: %w", err)
-	}
-	return os.NewFile(uintptr(fds[0]), "socket"), os.NewFile(uintptr(fds[1]), "socket"), nil
 }

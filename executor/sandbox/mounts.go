@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/seed0570efb0/build/internal/owners"
 )
 
 // openFS begins a new file system of type name. Options are as for mount(8): "key=value" or "flag".
@@ -144,17 +146,8 @@ func makePlace(parent int, base string, k kind) error {
 	return unix.Mknodat(parent, base, unix.S_IFREG|0o644, 0)
 }
 
-// bind carries out m.
-func (t tree) bind(m Mount) error {
-	var attrs uint64
-	if m.ReadOnly {
-		attrs = unix.MOUNT_ATTR_RDONLY
-	}
-	mnt, err := copyMounts(unix.AT_FDCWD, m.Source, attrs)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(mnt)
+// attachMount carries out m, made by Mount.open as mnt.
+func (t tree) attachMount(m Mount, mnt int) error {
 	k, err := kindOf(mnt)
 	if err != nil {
 		return err
@@ -165,6 +158,105 @@ func (t tree) bind(m Mount) error {
 	}
 	defer unix.Close(place)
 	return attach(mnt, place)
+}
+
+// open makes what m puts into the root, attached nowhere yet. The folder stage is where it is
+// put together: older kernels copy mounts only from where they can be seen.
+func (m *Mount) open(stage string) (mnt int, err error) {
+	var attrs uint64
+	if m.ReadOnly {
+		attrs = unix.MOUNT_ATTR_RDONLY
+	}
+	switch m.Type {
+	case MountTmpfs:
+		return m.tmpfs(int(attrs))
+	case MountFile:
+		return m.file(stage, attrs|noPrograms)
+	case MountOverlay:
+		overlay := *m.Overlay
+		overlay.Target = stage
+		fd, err := overlay.mount()
+		if err != nil {
+			return -1, err
+		}
+		defer unix.Unmount(stage, unix.MNT_DETACH)
+		defer unix.Close(fd)
+		return copyBelow(fd, m.Path, attrs)
+	}
+	if m.Path == "" {
+		return copyMounts(unix.AT_FDCWD, m.Source, attrs)
+	}
+	fd, err := unix.Open(m.Source, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(fd)
+	return copyBelow(fd, m.Path, attrs)
+}
+
+// noPrograms is what mounts without programs and devices have.
+const noPrograms = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
+
+func (m *Mount) tmpfs(attrs int) (int, error) {
+	options := []string{"mode=1777"}
+	if m.Size > 0 {
+		options = append(options, fmt.Sprintf("size=%d", m.Size))
+	}
+	return newFS("tmpfs", attrs|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, options...)
+}
+
+// file makes a file system for one file, and returns a mount of just the file.
+func (m *Mount) file(stage string, attrs uint64) (int, error) {
+	mnt, err := newFS("tmpfs", noPrograms, "mode=700", "nr_inodes=3") // a mark counts for one
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(mnt)
+	place, err := unix.Open(stage, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(place)
+	if err := attach(mnt, place); err != nil {
+		return -1, err
+	}
+	defer unix.Unmount(stage, unix.MNT_DETACH)
+	const name = "file"
+	fd, err := unix.Openat(mnt, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(fd)
+	for b := m.Content; len(b) > 0; {
+		n, err := unix.Write(fd, b)
+		if err != nil {
+			return -1, err
+		}
+		b = b[n:]
+	}
+	if err := owners.Chown(fmt.Sprintf("/proc/self/fd/%d", fd), m.UID, m.GID); err != nil {
+		return -1, fmt.Errorf("owner %d:%d: %w", m.UID, m.GID, err)
+	}
+	if err := unix.Fchmod(fd, m.Mode); err != nil {
+		return -1, err
+	}
+	return copyMounts(mnt, name, attrs)
+}
+
+// copyBelow is copyMounts for a path below dir. Links are followed unless they lead out of dir.
+func copyBelow(dir int, path string, attrs uint64) (mnt int, err error) {
+	if path == "" {
+		return copyMounts(dir, "", attrs)
+	}
+	fd, err := tree(dir).open(path, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_MAGICLINKS)
+	if err == unix.EXDEV {
+		return -1, fmt.Errorf("%s: a link leads out of it: %w", path, err)
+	}
+	if err != nil {
+		return -1, fmt.Errorf("%s: %w", path, err)
+	}
+	defer unix.Close(fd)
+	return copyMounts(fd, "", attrs)
 }
 
 // copyMounts returns a copy of the mounts at path (of the descriptor dir itself if path is "")

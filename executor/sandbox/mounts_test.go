@@ -183,3 +183,67 @@ func TestOddNames(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestFileInMemory(t *testing.T) {
+	spec := sh(t, `cat /in/secret; stat -c '%a %u %g %h' /in/secret; ! echo 2>&- > /in/secret; ! rm /in/secret 2>&-`)
+	spec.Mounts = []sandbox.Mount{{Type: sandbox.MountFile, Target: "/in/secret", ReadOnly: true, Content: []byte("text\n"), Mode: 0o640}}
+	expect(t, spec, "text\n640 0 0 1\n")
+}
+
+func TestTmpfsMount(t *testing.T) {
+	spec := sh(t, `touch /t/x && stat -c %a /t && ! touch /ro/x 2>&-`)
+	spec.Mounts = []sandbox.Mount{
+		{Type: sandbox.MountTmpfs, Target: "/t", Size: 1 << 20},
+		{Type: sandbox.MountTmpfs, Target: "/ro", ReadOnly: true},
+	}
+	expect(t, spec, "1777\n")
+}
+
+// An overlay of its own shows a part of its trees, and what is written to it is in its upper directory.
+func TestOverlayMount(t *testing.T) {
+	dir := t.TempDir()
+	for _, d := range []string{"a/d/sub", "b/d", "upper", "work"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, dir+"/a/d/f", "above\n")
+	write(t, dir+"/b/d/f", "below\n")
+	write(t, dir+"/b/d/g", "g\n")
+	overlay := sandbox.Root{Lower: []string{dir + "/a", dir + "/b"}, Upper: dir + "/upper", Work: dir + "/work"}
+	mount := sandbox.Mount{Type: sandbox.MountOverlay, Overlay: &overlay, Path: "d", Target: "/m"}
+	spec := sh(t, "cat /m/f /m/g; echo new > /m/f; rm /m/g; cat /m/f; ls /m")
+	spec.Mounts = []sandbox.Mount{mount}
+	expect(t, spec, "above\ng\nnew\nf\nsub\n")
+	if b, _ := os.ReadFile(dir + "/a/d/f"); string(b) != "above\n" {
+		t.Errorf("the tree holds %q", b)
+	}
+	if left, _ := os.ReadDir(spec.Root.Upper + "/m"); len(left) > 0 {
+		t.Errorf("%d files in the upper directory of the root", len(left))
+	}
+	mount.ReadOnly = true
+	again := sh(t, "! touch /m/x 2>&-")
+	mount.Overlay = &sandbox.Root{Lower: overlay.Lower, Upper: t.TempDir(), Work: t.TempDir()}
+	again.Mounts = []sandbox.Mount{mount}
+	run(t, again)
+}
+
+func TestPathOfAMountStaysInIt(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.MkdirAll(dir+"/d/sub", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write(t, dir+"/outside", "outside\n")
+	write(t, dir+"/d/sub/f", "inside\n")
+	for name, to := range map[string]string{"up": "../outside", "absolute": dir + "/outside", "magic": "/proc/self/root", "in": "sub/f"} {
+		if err := os.Symlink(to, filepath.Join(dir, "d", name)); err != nil {
+			t.Fatal(err)
+		}
+		spec := newSpec(t, "cat", "/m")
+		spec.Mounts = []sandbox.Mount{{Type: sandbox.MountBind, Source: dir + "/d", Path: name, Target: "/m"}}
+		out, _, _, err := try(spec)
+		if name == "in" && out != "inside\n" || name != "in" && err == nil {
+			t.Errorf("%s: got %q, error %v", name, out, err)
+		}
+	}
+}

@@ -16,11 +16,27 @@ import (
 // volatile: nothing of an upper is kept after a crash, and syncing it costs seconds.
 var overlayOptions = []string{"userxattr", "volatile", "index=off"}
 
-// mount mounts the overlay on Target and returns its root.
+// mountFlat mounts the folder Flat on Target and returns its root.
+func (r *Root) mountFlat() (fd int, err error) {
+	mnt, err := copyMounts(unix.AT_FDCWD, r.Flat, 0)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(mnt)
+	if err := unix.MoveMount(mnt, "", unix.AT_FDCWD, r.Target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return -1, err
+	}
+	return unix.Open(r.Target, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+}
+
+// mount mounts the overlay, or the folder, on Target and returns its root.
 //
 // Layers are named by descriptors: their paths need no escaping, stay short, and
 // are not for the eyes of the process, which can read /proc/mounts.
 func (r *Root) mount() (fd int, err error) {
+	if r.Flat != "" {
+		return r.mountFlat()
+	}
 	layers := append([]string{r.Upper, r.Work}, r.Lower...)
 	names := make([]string, len(layers))
 	for i, dir := range layers {

@@ -6,21 +6,58 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
+	"strings"
+	"sync"
 	"syscall"
 
-	"github.com/seed0570efb0/build/executor/sandbox/oneuid"
-	"github.com/seed0570efb0/build/internal/owners"
 	"golang.org/x/sys/unix"
+
+	"github.com/seed0570efb0/build/executor/sandbox/oneuid"
+	"github.com/seed0570efb0/build/executor/sandbox/uplink"
+	"github.com/seed0570efb0/build/internal/owners"
 )
+
+// A Runner starts sandboxes. From one to the next it keeps what takes the kernel long to make. The zero Runner is ready.
+type Runner struct {
+	// Resolvers answer the DNS queries that processes with NetworkDefault send to uplink.Gateway4.
+	Resolvers []netip.AddrPort
+
+	mu     sync.Mutex
+	closed bool
+	free   []*uplink.Gateway // of namespaces that no sandbox is in, as good as new
+}
+
+// Close lets go of what the Runner keeps. It does not affect sandboxes that still run.
+func (r *Runner) Close() {
+	r.mu.Lock()
+	free := r.free
+	r.free, r.closed = nil, true
+	r.mu.Unlock()
+	for _, g := range free {
+		g.Close()
+	}
+}
+
+// Run is Runner.Run for a single sandbox.
+func Run(ctx context.Context, spec Spec, stdio Stdio) (Status, error) {
+	return (&Runner{closed: true}).Run(ctx, spec, stdio)
+}
+
+// Start is Runner.Start for a single sandbox.
+func Start(ctx context.Context, spec Spec, stdio Stdio) (*Process, error) {
+	return (&Runner{closed: true}).Start(ctx, spec, stdio)
+}
 
 // Run starts spec and waits for its end. A nil error promises that status is how the
 // process ended by itself. In any case nothing of the sandbox is left when Run
 // returns: no process, no mount. Cancelling ctx kills all that is in it.
-func Run(ctx context.Context, spec Spec, stdio Stdio) (Status, error) {
-	p, err := Start(ctx, spec, stdio)
+func (r *Runner) Run(ctx context.Context, spec Spec, stdio Stdio) (Status, error) {
+	p, err := r.Start(ctx, spec, stdio)
 	if err != nil {
 		return Status{}, err
 	}
@@ -29,9 +66,18 @@ func Run(ctx context.Context, spec Spec, stdio Stdio) (Status, error) {
 
 // A Process is a sandbox whose process was started.
 type Process struct {
-	cmd   *exec.Cmd
-	users *oneuid.Supervisor // with Spec.OneUID
-	done  chan struct{}      // closed when the fields below are set and all is gone
+	runner  *Runner
+	network *network
+	cmd     *exec.Cmd
+	done    chan struct{} // closed when the fields below are set and all is gone
+
+	group    *group   // nil where there is no limit
+	lifeline *os.File // of a chroot: closing it kills all that is in it
+
+	// With Spec.OneUID: who answers the calls of the filter, and, while it starts, how its listener comes; the child
+	// sends it through the second one.
+	users    *oneuid.Supervisor
+	listener [2]*os.File
 
 	status Status
 	err    error
@@ -39,15 +85,20 @@ type Process struct {
 
 // Start starts spec. A nil error promises that the process runs (its set-up and its exec
 // succeeded), and that it ends when ctx is cancelled; the caller must call Wait. A
-// command that cannot be executed is an *ExecError.
-func Start(ctx context.Context, spec Spec, stdio Stdio) (*Process, error) {
+// command that cannot be executed is an *ExecError; a network that this host cannot give is
+// a *NetworkError.
+func (r *Runner) Start(ctx context.Context, spec Spec, stdio Stdio) (*Process, error) {
 	if err := spec.check(); err != nil {
 		return nil, fmt.Errorf("sandbox: %w", err)
 	}
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	p := &Process{done: make(chan struct{})}
+	n, err := r.newNetwork(&spec)
+	if err != nil {
+		return nil, fmt.Errorf("sandbox: %w", err)
+	}
+	p := &Process{runner: r, network: n, done: make(chan struct{})}
 	started := make(chan error)
 	go p.run(ctx, spec, stdio, started)
 	if err := <-started; err != nil {
@@ -64,8 +115,8 @@ func (p *Process) Wait() (Status, error) {
 	return p.status, p.err
 }
 
-// LinkOwner returns, after Wait, who owns a symbolic link or a pipe in the upper directory, where Spec.OneUID
-// has been set: they can carry no mark. The path from there is name; the file is base in the folder dir.
+// LinkOwner returns, after Wait, who owns a symbolic link or a pipe that the process has made or changed, where
+// Spec.OneUID has been set: they can carry no mark. The path in the root is name; the file is base in the folder dir.
 func (p *Process) LinkOwner(dir int, base, name string) (owners.Mark, error) {
 	if p.users == nil {
 		return owners.Mark{}, nil
@@ -77,96 +128,176 @@ func (p *Process) LinkOwner(dir int, base, name string) (owners.Mark, error) {
 // handles, and SIGKILL and SIGSTOP.
 func (p *Process) Signal(s os.Signal) error { return p.cmd.Process.Signal(s) }
 
+// kill kills all that is in the sandbox.
+func (p *Process) kill() {
+	if p.lifeline != nil {
+		p.lifeline.Close()
+		return
+	}
+	p.cmd.Process.Kill() // pid 1 of its namespace, so the kernel kills the others
+}
+
 // run is the life of a sandbox. It stays on one thread because the child asked to be
 // killed when the thread that forked it ends.
 func (p *Process) run(ctx context.Context, spec Spec, stdio Stdio, started chan<- error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 
-	report, socket, err := p.launch(spec, stdio)
+	report, err := p.launch(spec, stdio)
 	if err != nil {
+		p.tidy()
 		started <- fmt.Errorf("sandbox: %w", err)
 		return
 	}
-	defer socket.Close() // nil without Spec.OneUID
-	stop := context.AfterFunc(ctx, func() { p.cmd.Process.Kill() })
+	stop := context.AfterFunc(ctx, p.kill)
 	defer stop()
-	err = readReport(report)
-	report.Close()
-	if err == nil && spec.OneUID {
-		err = p.supervise(&spec, socket)
-		if ctx.Err() != nil {
-			err = nil // it was killed before it had come that far, which wait will tell
-		}
-		if err != nil {
-			p.cmd.Process.Kill()
-			err = fmt.Errorf("sandbox: %w", err)
-		}
-	}
-	if err != nil {
+	if err := p.ready(ctx, &spec, report); err != nil {
 		p.cmd.Wait()
+		p.tidy()
 		started <- err
 		return
 	}
 	started <- nil
-	defer close(p.done)
 	p.status, p.err = p.wait(ctx)
 	if p.users != nil {
 		if err := p.users.Wait(); p.err == nil && err != nil {
 			p.err = fmt.Errorf("sandbox: %w", err)
 		}
 	}
+	p.tidy()
+	close(p.done)
 }
 
-// launch starts the child, and returns where it reports what fails before its exec and, with
-// Spec.OneUID, where it sends the listener of its filter.
-func (p *Process) launch(spec Spec, stdio Stdio) (report, socket *os.File, err error) {
+// ready waits until the child has executed its command, or returns why it has not.
+func (p *Process) ready(ctx context.Context, spec *Spec, report *os.File) error {
+	defer report.Close()
+	if err := p.runner.connect(p.network); err != nil {
+		p.cmd.Process.Kill()
+		return fmt.Errorf("sandbox: network: %w", err)
+	}
+	if err := readReport(report); err != nil {
+		return err
+	}
+	if err := p.emulate(ctx, spec); err != nil {
+		p.kill()
+		return fmt.Errorf("sandbox: %w", err)
+	}
+	return nil
+}
+
+// launch starts the child, and returns where it reports what fails before its exec.
+func (p *Process) launch(spec Spec, stdio Stdio) (report *os.File, err error) {
+	doors, err := p.groupFor(spec.Limits)
+	defer closeAll(doors)
+	if err != nil {
+		return nil, err
+	}
+	first := lifelineFD // or networkFD: a chroot has no network of its own
+	if spec.Chroot || p.network.childFile() != nil {
+		first++
+	}
+	for i := range doors {
+		spec.Limits.Groups = append(spec.Limits.Groups, first+i)
+	}
 	exe, err := self()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	filter, err := spec.filter()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	plan, err := planFile(&plan{Spec: spec, Filter: filter})
+	what := &plan{Spec: &spec, Filter: filter, Join: p.network.gateway != nil}
+	if spec.OneUID {
+		if p.listener, err = socketPair("listener"); err != nil {
+			return nil, err
+		}
+		what.Listener = first + len(doors)
+	}
+	plan, err := planFile(what)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer plan.Close()
 	report, child, err := os.Pipe()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer child.Close()
-	files := []*os.File{plan, child} // planFD, reportFD
-	if spec.OneUID {
-		var theirs *os.File
-		if socket, theirs, err = socketPair(); err != nil {
-			report.Close()
-			return nil, nil, err
-		}
-		defer theirs.Close()
-		files = append(files, theirs) // listenerFD
-	}
 	defer func() {
 		if err != nil {
 			report.Close()
-			socket.Close()
 		}
 	}()
 
 	cmd := exec.Command(exe)
 	p.cmd = cmd
 	cmd.Args = []string{childName}
-	cmd.Env = []string{} // nil would be ours
-	cmd.ExtraFiles = files
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: spec.cloneFlags(), Pdeathsig: syscall.SIGKILL}
-	cmd.Stdout, cmd.Stderr = stdio.Out, stdio.Err
-	if err = attachInput(cmd, stdio.In); err == nil {
-		err = cmd.Start()
+	cmd.Env = []string{}                     // nil would be ours
+	cmd.ExtraFiles = []*os.File{plan, child} // planFD, reportFD
+	if f := p.network.childFile(); f != nil {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, f) // networkFD
 	}
-	return report, socket, err
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: spec.cloneFlags(), Pdeathsig: syscall.SIGKILL}
+	if spec.Chroot {
+		// The supervisor outlives us for as long as it takes to kill what is left.
+		cmd.SysProcAttr.Pdeathsig = 0
+		end, err := p.tie(cmd)
+		if err != nil {
+			return nil, err
+		}
+		defer end.Close()
+	}
+	cmd.ExtraFiles = append(cmd.ExtraFiles, doors...)
+	if spec.OneUID {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, p.listener[1])
+	}
+	cmd.Stdout, cmd.Stderr = stdio.Out, stdio.Err
+	if err := attachInput(cmd, stdio.In); err != nil {
+		return nil, err
+	}
+	return report, cmd.Start()
+}
+
+// tie gives cmd, a supervisor, the end of a lifeline.
+func (p *Process) tie(cmd *exec.Cmd) (end *os.File, err error) {
+	if end, p.lifeline, err = os.Pipe(); err != nil {
+		return nil, err
+	}
+	cmd.ExtraFiles = append(cmd.ExtraFiles, end) // lifelineFD
+	return end, nil
+}
+
+// tidy gives back what the sandbox had beside its process, which has ended.
+func (p *Process) tidy() {
+	p.runner.release(p.network)
+	closeAll(p.listener[:])
+	if p.lifeline != nil {
+		p.lifeline.Close()
+	}
+	if p.group != nil {
+		p.group.remove()
+	}
+}
+
+// groupFor makes the control group that limits need, and returns the files by which to enter it.
+func (p *Process) groupFor(l Limits) ([]*os.File, error) {
+	if !l.inGroup() {
+		return nil, nil
+	}
+	var missing []string
+	p.group, missing = newGroup(l)
+	// Affinity alone gives processors, if not for good.
+	if missing = slices.DeleteFunc(missing, func(c string) bool { return c == "cpuset" }); len(missing) > 0 {
+		return nil, fmt.Errorf("no control group for %s", strings.Join(missing, ", "))
+	}
+	return p.group.doors()
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
 }
 
 // attachInput makes in the standard input of cmd. Other than os/exec, the end of cmd does
@@ -189,12 +320,6 @@ func attachInput(cmd *exec.Cmd, in io.Reader) error {
 	return nil
 }
 
-// A plan is what the child gets: the Spec, and what the parent made of it.
-type plan struct {
-	Spec   Spec   `json:"spec"`
-	Filter []byte `json:"filter"` // a seccomp.Filter
-}
-
 // planFile returns an unnamed file that holds p. A pipe would need a writer once p outgrows its buffer.
 func planFile(p *plan) (*os.File, error) {
 	b, err := json.Marshal(p)
@@ -214,6 +339,9 @@ func planFile(p *plan) (*os.File, error) {
 }
 
 func (s *Spec) cloneFlags() uintptr {
+	if s.Chroot {
+		return 0
+	}
 	flags := uintptr(unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP)
 	if s.Network == NetworkNone {
 		flags |= unix.CLONE_NEWNET
@@ -237,6 +365,15 @@ func readReport(report io.Reader) error {
 	return f.err()
 }
 
+// usageOf returns what wait4 tells of a process and of those it has waited for.
+func usageOf(state *os.ProcessState) Usage {
+	u := Usage{CPU: state.UserTime() + state.SystemTime()}
+	if r, ok := state.SysUsage().(*syscall.Rusage); ok {
+		u.Memory, u.Read, u.Written = r.Maxrss<<10, r.Inblock*512, r.Oublock*512
+	}
+	return u
+}
+
 // wait waits for the end of the process and of its streams.
 func (p *Process) wait(ctx context.Context) (Status, error) {
 	err := p.cmd.Wait()
@@ -245,11 +382,19 @@ func (p *Process) wait(ctx context.Context) (Status, error) {
 		return Status{}, fmt.Errorf("sandbox: %w", err)
 	}
 	ws := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	status := Status{Usage: usageOf(p.cmd.ProcessState)}
+	if p.group != nil {
+		var peak int64
+		if peak, status.OutOfMemory = p.group.memory(); peak > 0 {
+			status.Usage.Memory = peak
+		}
+	}
 	if !ws.Signaled() {
-		return Status{Code: ws.ExitStatus()}, nil
+		status.Code = ws.ExitStatus()
+		return status, nil
 	}
 	n := int(ws.Signal())
-	status := Status{Code: 128 + n, Signal: n}
+	status.Code, status.Signal = 128+n, n
 	if ctx.Err() != nil && ws.Signal() == syscall.SIGKILL {
 		return status, context.Cause(ctx)
 	}

@@ -36,8 +36,8 @@ var readOnly = []string{
 	"/proc/sysrq-trigger",
 }
 
-// mountSystem mounts /proc, /sys and /dev, which every Linux program expects.
-func (t tree) mountSystem() error {
+// mountSystem mounts /proc, /sys and /dev, which every Linux program expects. shm is the size of /dev/shm.
+func (t tree) mountSystem(shm int64) error {
 	for _, m := range []struct {
 		name string
 		make func() (int, error)
@@ -54,7 +54,7 @@ func (t tree) mountSystem() error {
 			return fmt.Errorf("mount %s: %w", m.name, err)
 		}
 	}
-	if err := t.fillDev(); err != nil {
+	if err := t.fillDev(shm); err != nil {
 		return err
 	}
 	for _, name := range readOnly {

@@ -19,7 +19,8 @@ func (s *Spec) becomeUser() error {
 	if err != nil {
 		return err
 	}
-	if err := dropBounding(mask); err != nil {
+	// Without CAP_SETPCAP, which a chroot may lack, no_new_privs alone keeps exec from regaining anything.
+	if err := dropBounding(mask); err != nil && !(s.Chroot && err == unix.EPERM) {
 		return fmt.Errorf("drop capabilities: %w", err)
 	}
 	if !s.OneUID {
@@ -82,7 +83,8 @@ func (s *Spec) setGroups() error {
 		list = unsafe.Pointer(&s.Groups[0]) // gid_t is 32 bits wide
 	}
 	_, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(s.Groups)), uintptr(list), 0)
-	if errno == unix.EPERM && len(s.Groups) == 0 && setGroupsDenied() {
+	none := len(s.Groups) == 0 || len(s.Groups) == 1 && s.Groups[0] == s.GID
+	if errno == unix.EPERM && none && (s.Chroot || setGroupsDenied()) { // a chroot has no /proc to ask
 		return nil // the caller's groups stay; they are not mapped, and can only take rights away
 	}
 	if errno != 0 {

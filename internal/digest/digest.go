@@ -6,6 +6,7 @@
 package digest
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -38,14 +39,23 @@ func Parse(s string) (Digest, error) {
 	return d, nil
 }
 
-// FromReader returns the digest and size of all that r holds.
-func FromReader(r io.Reader) (Digest, int64, error) {
+// FromReader returns the digest of all that r holds, unless ctx ends before.
+func FromReader(ctx context.Context, r io.Reader) (Digest, error) {
 	h := sha256.New()
-	n, err := io.Copy(h, r)
-	if err != nil {
-		return Digest{}, n, err
+	buf := make([]byte, 128<<10)
+	for {
+		n, err := r.Read(buf)
+		h.Write(buf[:n])
+		if err == io.EOF {
+			return Digest(h.Sum(nil)), nil
+		}
+		if err == nil {
+			err = context.Cause(ctx)
+		}
+		if err != nil {
+			return Digest{}, err
+		}
 	}
-	return Digest(h.Sum(nil)), n, nil
 }
 
 // Hex returns the 64 hex digits without the algorithm.

@@ -104,6 +104,14 @@ func Write(path string, m Mark) error {
 	return err
 }
 
+// Chown gives a file to a user and a group: the kernel has them, or a mark does. The path is as for Read.
+func Chown(path string, uid, gid int) error {
+	if OneID() {
+		return Write(path, Mark{UID: uint32(uid), GID: uint32(gid)})
+	}
+	return os.Chown(path, uid, gid)
+}
+
 // OneID reports whether this process can give files to nobody but one user, since its user
 // namespace has one id only.
 var OneID = sync.OnceValue(func() bool {

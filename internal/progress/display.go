@@ -170,6 +170,13 @@ func (d *Display) Tail(v *llb.Vertex) []string {
 	return nil
 }
 
+// Note adds text to the line that will say that the step of a vertex is done.
+func (d *Display) Note(v *llb.Vertex, text string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.vertex(v).note = oneLine(text)
+}
+
 // Step shows that something is running which is not a vertex, like a push.
 func (d *Display) Step(name string) *Step {
 	d.mu.Lock()

@@ -41,6 +41,19 @@ func check(t *testing.T, got, want string) {
 	}
 }
 
+func TestNoteStandsBehindTheTime(t *testing.T) {
+	run := vertex("RUN make")
+	check(t, logOf(t, func(d *Display) {
+		d.Started(run)
+		time.Sleep(2 * time.Second)
+		d.Note(run, "(cpu 1.5s)")
+		d.Done(run, nil)
+	}), `
+#1 RUN make
+#1 DONE 2.0s (cpu 1.5s)
+`)
+}
+
 func TestPlainOneAfterAnother(t *testing.T) {
 	from, run := vertex("[1/3] FROM busybox"), vertex("[2/3] RUN make")
 	check(t, logOf(t, func(d *Display) {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -31,6 +32,7 @@ type Step struct {
 	logged       int // bytes of output
 	tail         tail
 	statuses     []*status // in order of first appearance
+	note         string    // for the line that says it is done
 }
 
 type state uint8
@@ -134,7 +136,7 @@ func (s *Step) finish(now time.Time, how state, cause string) {
 	case canceled:
 		s.display.view.say(s, "CANCELED")
 	default:
-		s.display.view.say(s, fmt.Sprintf("DONE %.1fs", s.elapsed(now).Seconds()))
+		s.display.view.say(s, strings.TrimSpace(fmt.Sprintf("DONE %.1fs %s", s.elapsed(now).Seconds(), s.note)))
 	}
 	if how == cached || how == done {
 		s.tail = tail{} // only asked for in errors

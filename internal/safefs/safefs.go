@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -56,7 +57,7 @@ func (r *Root) Parent(p string) (int, string, error) {
 	fd := r.fd
 	if dir != "." {
 		var err error
-		if fd, err = r.openat2(dir, unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
+		if fd, err = r.open(dir, unix.O_PATH|unix.O_DIRECTORY); err != nil {
 			return -1, "", err
 		}
 	}
@@ -65,27 +66,45 @@ func (r *Root) Parent(p string) (int, string, error) {
 	return fd, name, nil
 }
 
-func (r *Root) openat2(p string, flags uint64, mode uint32) (int, error) {
+// open opens p. A path that is too long for the kernel is opened part by part.
+func (r *Root) open(p string, flags uint64) (int, error) {
+	dir := r.fd
+	for rest := p; ; {
+		part, how := rest, flags
+		if i := strings.LastIndexByte(rest[:min(len(rest), unix.PathMax)], '/'); len(rest) >= unix.PathMax && i > 0 {
+			part, how = rest[:i], unix.O_PATH|unix.O_DIRECTORY
+		}
+		fd, err := openBeneath(dir, part, how)
+		if dir != r.fd {
+			unix.Close(dir)
+		}
+		if err != nil {
+			return -1, &fs.PathError{Op: "open", Path: path.Join(r.dir, p), Err: err}
+		}
+		if len(part) == len(rest) {
+			return fd, nil
+		}
+		dir, rest = fd, rest[len(part)+1:]
+	}
+}
+
+func openBeneath(dir int, p string, flags uint64) (int, error) {
 	how := &unix.OpenHow{
 		Flags:   flags | unix.O_CLOEXEC,
-		Mode:    uint64(mode),
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
 	}
 	for {
-		fd, err := unix.Openat2(r.fd, p, how)
-		switch {
-		case err == nil:
-			return fd, nil
-		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
+		fd, err := unix.Openat2(dir, p, how)
+		if errors.Is(err, unix.EINTR) || errors.Is(err, unix.EAGAIN) {
 			continue // EAGAIN: something was renamed while the kernel looked
 		}
-		return -1, &fs.PathError{Op: "open", Path: path.Join(r.dir, p), Err: err}
+		return fd, err
 	}
 }
 
 // OpenFile opens a file below r for reading. It does not follow a link at p either.
 func (r *Root) OpenFile(p string) (*os.File, error) {
-	fd, err := r.openat2(p, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	fd, err := r.open(p, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK)
 	if err != nil {
 		return nil, err
 	}

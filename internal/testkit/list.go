@@ -2,6 +2,7 @@ package testkit
 
 import (
 	"archive/tar"
+	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
@@ -25,6 +27,9 @@ type node struct {
 	uid, gid int
 	kind     byte   // d, f, l, p, c, b, s; h for a link to something that is not there
 	detail   string // what a line ends with
+	text     string // the same for people: the content of a small text file in place of its digest
+	modTime  int64  // seconds since 1970; only archives and images tell it
+	xattrs   string // what a line for people has of extended attributes; only archives and images tell them
 }
 
 // A tree maps clean relative paths to nodes. The root itself is not in it.
@@ -92,7 +97,7 @@ func stat(p string, st *unix.Stat_t) (*node, error) {
 		}
 		defer f.Close()
 		n.kind = 'f'
-		n.detail, err = content(f)
+		n.detail, n.text, err = content(f)
 		return n, err
 	}
 	return n, nil
@@ -111,11 +116,26 @@ func ListTar(t testing.TB, r io.Reader) string {
 // ListImage returns the listing of the layers of img laid over each other, in the form of ListDir.
 func ListImage(t testing.TB, img v1.Image) string {
 	t.Helper()
+	return flattened(t, img).String()
+}
+
+// ShowImage is ListImage for people. Small text files show what is in them, files show their extended
+// attributes, and everything older than the tests shows its time, since that cannot be when it was made:
+//
+//	0644 0:0 f answer "42\n" user.note="x"
+//	0644 0:0 f old "text\n" @1000000000
+func ShowImage(t testing.TB, img v1.Image) string {
+	t.Helper()
+	return flattened(t, img).list(true)
+}
+
+func flattened(t testing.TB, img v1.Image) tree {
+	t.Helper()
 	files, err := flatten(img)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return files.String()
+	return files
 }
 
 func flatten(img v1.Image) (tree, error) {
@@ -181,7 +201,7 @@ func (files tree) add(h *tar.Header, r io.Reader) error {
 	if name == "." {
 		return nil
 	}
-	n := &node{mode: uint32(h.Mode) & 0o7777, uid: h.Uid, gid: h.Gid}
+	n := &node{mode: uint32(h.Mode) & 0o7777, uid: h.Uid, gid: h.Gid, modTime: h.ModTime.Unix(), xattrs: xattrs(h)}
 	switch h.Typeflag {
 	case tar.TypeDir:
 		n.kind = 'd'
@@ -202,7 +222,7 @@ func (files tree) add(h *tar.Header, r io.Reader) error {
 	case tar.TypeReg:
 		var err error
 		n.kind = 'f'
-		if n.detail, err = content(r); err != nil {
+		if n.detail, n.text, err = content(r); err != nil {
 			return fmt.Errorf("%s: %w", h.Name, err)
 		}
 	default:
@@ -210,6 +230,17 @@ func (files tree) add(h *tar.Header, r io.Reader) error {
 	}
 	files[name] = n
 	return nil
+}
+
+// xattrs returns the extended attributes of an entry, each as " name=value" with the value quoted.
+func xattrs(h *tar.Header) string {
+	var out strings.Builder
+	for _, k := range slices.Sorted(maps.Keys(h.PAXRecords)) {
+		if name, ok := strings.CutPrefix(k, "SCHILY.xattr."); ok {
+			fmt.Fprintf(&out, " %s=%q", name, h.PAXRecords[k])
+		}
+	}
+	return out.String()
 }
 
 // each calls f for the entries of an archive.
@@ -232,20 +263,48 @@ func each(archive io.Reader, f func(*tar.Header, io.Reader) error) error {
 // leaves the root keeps its dots: a listing must show it.
 func clean(name string) string { return path.Clean(strings.TrimLeft(name, "/")) }
 
-func content(r io.Reader) (detail string, err error) {
+// shownText is how long a file can be whose text is shown.
+const shownText = 240
+
+// content returns the end of the line of a file that holds what r reads, and the end for people.
+func content(r io.Reader) (detail, text string, err error) {
 	h := sha256.New()
-	n, err := io.Copy(h, r)
-	return fmt.Sprintf(" %d sha256:%x", n, h.Sum(nil)[:6]), err
+	var head bytes.Buffer
+	n, err := io.Copy(h, io.TeeReader(io.LimitReader(r, shownText+1), &head))
+	if err != nil {
+		return "", "", err
+	}
+	rest, err := io.Copy(h, r)
+	detail = fmt.Sprintf(" %d sha256:%x", n+rest, h.Sum(nil)[:6])
+	if text = detail; n <= shownText && utf8.Valid(head.Bytes()) && bytes.IndexByte(head.Bytes(), 0) < 0 {
+		text = fmt.Sprintf(" %q", head.String())
+	}
+	return detail, text, err
 }
 
 func device(major, minor uint32) string { return fmt.Sprintf(" %d,%d", major, minor) }
 
-func (files tree) String() string {
+func (files tree) String() string { return files.list(false) }
+
+// Times from 1970 itself are those of the base image, and from shownUntil on those of the tests.
+const shownUntil = 1400000000
+
+// list returns the lines of the tree, for people or not.
+func (files tree) list(people bool) string {
 	var out strings.Builder
 	first := map[*node]string{}
 	for _, p := range slices.Sorted(maps.Keys(files)) {
 		n := files[p]
 		kind, detail := n.kind, n.detail
+		if people && n.text != "" {
+			detail = n.text
+		}
+		if people {
+			detail += n.xattrs
+		}
+		if people && n.modTime > 0 && n.modTime < shownUntil {
+			detail += fmt.Sprintf(" @%d", n.modTime)
+		}
 		if earlier, linked := first[n]; linked {
 			kind, detail = 'h', " -> "+earlier
 		} else {

@@ -23,8 +23,8 @@ import (
 // until wait returns: the child's PR_SET_PDEATHSIG watches that thread, not this process.
 type process struct{ *os.Process }
 
-// start starts the inner process. When the error is nil the caller must call wait.
-func start(ctx context.Context, m Mode, ids maps) (p process, err error) {
+// start starts the inner process, or one that only probes. When the error is nil the caller must call wait.
+func start(ctx context.Context, m Mode, ids maps, probe bool) (p process, err error) {
 	runtime.LockOSThread()
 	defer func() {
 		if err != nil {
@@ -42,7 +42,7 @@ func start(ctx context.Context, m Mode, ids maps) (p process, err error) {
 			return process{}, err
 		}
 	}
-	if p, err = clone(m, pipes); err != nil {
+	if p, err = clone(m, pipes, probe); err != nil {
 		return process{}, err
 	}
 	pipes[0].Close()
@@ -56,7 +56,7 @@ func start(ctx context.Context, m Mode, ids maps) (p process, err error) {
 }
 
 // clone makes the namespaces and the child, which waits for its maps.
-func clone(m Mode, pipes [4]*os.File) (process, error) {
+func clone(m Mode, pipes [4]*os.File, probe bool) (process, error) {
 	argv, err := syscall.SlicePtrFromStrings(os.Args)
 	if err != nil {
 		return process{}, err
@@ -65,16 +65,25 @@ func clone(m Mode, pipes [4]*os.File) (process, error) {
 	if err != nil {
 		return process{}, err
 	}
+	flags := uintptr(unix.CLONE_NEWUSER | unix.CLONE_NEWNS)
+	if m == Root {
+		flags = unix.CLONE_NEWNS
+	}
 	exe, _ := syscall.BytePtrFromString("/proc/self/exe")
 	root, _ := syscall.BytePtrFromString("/")
+	tmpfs, _ := syscall.BytePtrFromString("tmpfs")
 	pl := &plan{
-		exe: exe, argv: &argv[0], envv: &envv[0], root: root, parent: uintptr(os.Getpid()),
+		exe: exe, argv: &argv[0], envv: &envv[0], root: root, tmpfs: tmpfs, parent: uintptr(os.Getpid()),
+		flags: flags | uintptr(unix.SIGCHLD), probe: probe,
 		go0: pipes[0].Fd(), go1: pipes[1].Fd(), fail0: pipes[2].Fd(), fail1: pipes[3].Fd(),
 	}
 	syscall.ForkLock.Lock()
 	pid, errno := fork(pl)
 	syscall.ForkLock.Unlock()
 	runtime.KeepAlive(pl)
+	if errno != 0 && m == Root {
+		return process{}, innerError("unshare", errno)
+	}
 	if errno != 0 {
 		return process{}, cloneError(errno)
 	}
@@ -112,11 +121,17 @@ func (m maps) write(ctx context.Context, pid int) error {
 		g.Go(func() error { return runHelper(ctx, m.newgidmap, pid, m.gids) })
 		return g.Wait()
 	}
+	if len(m.uids) == 0 {
+		return nil // no user namespace
+	}
 	// Who gives up setgroups may map the own gid without privilege.
 	files := []struct{ name, text string }{
 		{"setgroups", "deny"},
 		{"uid_map", lines(m.uids)},
 		{"gid_map", lines(m.gids)},
+	}
+	if m.privileged {
+		files = files[1:]
 	}
 	for _, f := range files {
 		if err := os.WriteFile(fmt.Sprintf("/proc/%d/%s", pid, f.name), []byte(f.text), 0); err != nil {

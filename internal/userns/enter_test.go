@@ -32,6 +32,9 @@ func TestMain(m *testing.M) {
 	if mode, inside := userns.Inside(); inside {
 		inner(mode)
 	}
+	if name == "probe" {
+		probe(os.Args[1])
+	}
 	mode := userns.SingleID
 	if name == "subids" {
 		mode = userns.SubIDs
@@ -55,6 +58,24 @@ func TestMain(m *testing.M) {
 	os.Exit(status)
 }
 
+// probe prints what Probe says of a mode, or which of them work.
+func probe(name string) {
+	if m, ok := userns.ParseMode(name); ok {
+		if err := userns.Probe(context.Background(), m); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		fmt.Println("works")
+		os.Exit(0)
+	}
+	for _, m := range userns.Modes() {
+		if err := userns.Probe(context.Background(), m); err == nil {
+			fmt.Print(m, " ")
+		}
+	}
+	os.Exit(0)
+}
+
 // inner is the program inside the namespace.
 func inner(mode userns.Mode) {
 	switch os.Args[1] {
@@ -69,7 +90,7 @@ func inner(mode userns.Mode) {
 			os.Stdout.Write(b)
 		}
 	case "mount":
-		if err := unix.Mount("none", os.TempDir(), "tmpfs", 0, ""); err != nil {
+		if err := unix.Mount("userns-test-inside", os.TempDir(), "tmpfs", 0, ""); err != nil {
 			fmt.Println(err)
 			os.Exit(1)
 		}
@@ -194,17 +215,16 @@ func TestInside(t *testing.T) {
 }
 
 func TestMountInside(t *testing.T) {
-	before, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		t.Fatal(err)
-	}
 	eachMode(t, func(t *testing.T, mode string) {
 		if out, err := command(t, mode, "mount").Output(); err != nil {
 			t.Error(err, string(out))
 		}
 	})
-	after, _ := os.ReadFile("/proc/self/mountinfo")
-	if !bytes.Equal(before, after) {
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Contains(mounts, []byte("userns-test-inside")) {
 		t.Error("the mount is seen outside")
 	}
 }
@@ -402,4 +422,34 @@ func BenchmarkEnter(b *testing.B) {
 			}
 		}
 	})
+}
+
+func TestProbe(t *testing.T) {
+	for _, m := range userns.Modes() {
+		out, err := command(t, "probe", m.String()).Output()
+		want := "works\n"
+		if m == userns.Root || m == userns.Chroot {
+			want = "this process is not uid 0"
+		}
+		if !strings.Contains(string(out), want) {
+			t.Errorf("%v as an ordinary user: %v: %s", m, err, out)
+		}
+	}
+	if os.Geteuid() != 0 {
+		return
+	}
+	// Root of a container may do all but mount: a namespace with all its ids is as good as root.
+	for caps, works := range map[string]string{"": "root subids single chroot", "sys_admin": "subids single chroot", "sys_admin,setgid,sys_chroot": "single"} {
+		args := []string{"/proc/self/exe", "all"}
+		if caps != "" {
+			bounding := "-" + strings.ReplaceAll(caps, ",", ",-")
+			args = append([]string{"setpriv", "--bounding-set", bounding, "--inh-caps", bounding}, os.Args[0], "all")
+		}
+		cmd := exec.Command(args[0], args[1:]...)
+		cmd.Env = append(os.Environ(), modeVariable+"=probe")
+		out, err := cmd.CombinedOutput()
+		if got := strings.TrimSpace(string(out)); got != works {
+			t.Errorf("root without %q: works %q, want %q (%v)", caps, got, works, err)
+		}
+	}
 }

@@ -30,7 +30,10 @@ type plan struct {
 	exe        *byte
 	argv, envv **byte
 	root       *byte // "/"
+	tmpfs      *byte // "tmpfs"
 	parent     uintptr
+	flags      uintptr // of clone
+	probe      bool    // end after the set-up and a mount, in place of exec
 
 	// Both pipes must block, as File.Fd leaves them.
 	go0, go1     uintptr // a pipe: the parent writes a byte when the maps are written
@@ -49,6 +52,7 @@ const (
 	stepGID
 	stepUID
 	stepMount
+	stepProbe
 	stepParent
 	stepExec
 )
@@ -58,6 +62,7 @@ var stepNames = [...]string{
 	stepGID:    "setresgid 0",
 	stepUID:    "setresuid 0",
 	stepMount:  "make the mounts private",
+	stepProbe:  "mount a tmpfs",
 	stepParent: "die with the parent",
 	stepExec:   "exec this program again",
 }
@@ -75,8 +80,7 @@ func fork(p *plan) (int, syscall.Errno) {
 //go:norace
 //go:nocheckptr
 func forkChild(p *plan) (uintptr, syscall.Errno) {
-	const flags = unix.CLONE_NEWUSER | unix.CLONE_NEWNS | uintptr(unix.SIGCHLD)
-	pid, _, errno := syscall.RawSyscall6(unix.SYS_CLONE, flags, 0, 0, 0, 0, 0)
+	pid, _, errno := syscall.RawSyscall6(unix.SYS_CLONE, p.flags, 0, 0, 0, 0, 0)
 	if pid != 0 || errno != 0 {
 		return pid, errno
 	}
@@ -120,6 +124,14 @@ func child(p *plan) (step uint32, errno syscall.Errno) {
 		0, uintptr(unsafe.Pointer(p.root)), 0, unix.MS_REC|unix.MS_SLAVE, 0, 0)
 	if errno != 0 {
 		return stepMount, errno
+	}
+	if p.probe {
+		_, _, errno = syscall.RawSyscall6(unix.SYS_MOUNT, uintptr(unsafe.Pointer(p.tmpfs)), uintptr(unsafe.Pointer(p.root)),
+			uintptr(unsafe.Pointer(p.tmpfs)), 0, 0, 0)
+		for errno == 0 {
+			syscall.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
+		}
+		return stepProbe, errno
 	}
 	// A change of credentials clears this, so it comes after them.
 	_, _, errno = syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0, 0)

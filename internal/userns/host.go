@@ -84,8 +84,8 @@ func mapError(helper string, err error, stderr string) error {
 	e := &HostError{What: "cannot map subordinate ids", Cause: fmt.Errorf("%s: %w", helper, err)}
 	switch {
 	case status("NoNewPrivs") == "1":
-		e.Hint = "this process has no_new_privs set, so setuid programs have no power " +
-			"(Kubernetes: allowPrivilegeEscalation: true)"
+		e.Hint = "this process has no_new_privs set, so setuid programs have no power; " +
+			"start it without (Kubernetes: allowPrivilegeEscalation: true; docker: leave out no-new-privileges)"
 	case strings.Contains(stderr, "not allowed"):
 		e.Hint = "compare /etc/subuid and /etc/subgid with the ranges above"
 	case strings.Contains(stderr, "not permitted"):

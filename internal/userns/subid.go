@@ -23,6 +23,7 @@ type extent struct{ inside, outside, count uint32 }
 type maps struct {
 	uids, gids           []extent
 	newuidmap, newgidmap string // helpers that may write them; "" means that we may ourselves
+	privileged           bool   // we may write any map, and setgroups stays allowed
 }
 
 // singleID maps the own ids to 0.
@@ -35,6 +36,9 @@ func singleID() maps {
 
 // subIDs maps the own ids to 0 and the subordinate ones to 1 and up. Its errors are *HostErrors.
 func subIDs() (maps, error) {
+	if os.Geteuid() == 0 && capable(unix.CAP_SETUID, unix.CAP_SETGID, unix.CAP_SETFCAP) {
+		return ownIDs()
+	}
 	m := singleID()
 	var err error
 	if m.newuidmap, err = findHelper("newuidmap"); err != nil {
@@ -48,6 +52,26 @@ func subIDs() (maps, error) {
 	}
 	if m.gids, err = appendRanges(m.gids, "/etc/subgid"); err != nil {
 		return maps{}, err
+	}
+	return m, nil
+}
+
+// ownIDs maps every id that this user namespace has to itself: what root in a container needs, who may do all but mount.
+func ownIDs() (maps, error) {
+	m := maps{privileged: true}
+	for file, list := range map[string]*[]extent{"uid_map": &m.uids, "gid_map": &m.gids} {
+		b, err := os.ReadFile("/proc/self/" + file)
+		if err != nil {
+			return maps{}, &HostError{What: "cannot map the own ids", Cause: err, Hint: "mount /proc"}
+		}
+		for line := range strings.Lines(string(b)) {
+			var e extent
+			if _, err := fmt.Sscan(line, &e.inside, &e.outside, &e.count); err != nil {
+				return maps{}, fmt.Errorf("userns: /proc/self/%s: %w", file, err)
+			}
+			e.outside = e.inside // as seen from here
+			*list = append(*list, e)
+		}
 	}
 	return m, nil
 }

@@ -29,11 +29,27 @@ const (
 	SubIDs
 	// SingleID maps the own uid to 0 and nothing else; it needs no help.
 	SingleID
+	// Chroot is uid 0 that may make no namespace and mount nothing, as in a container: only
+	// the root folder of a process can be changed. Enter has nothing to do for it.
+	Chroot
 )
 
-var modeNames = map[Mode]string{Root: "root", SubIDs: "subids", SingleID: "single"}
+// Modes returns all modes, the most capable first.
+func Modes() []Mode { return []Mode{Root, SubIDs, SingleID, Chroot} }
 
-// String returns "root", "subids" or "single".
+var modeNames = map[Mode]string{Root: "root", SubIDs: "subids", SingleID: "single", Chroot: "chroot"}
+
+// ParseMode returns the mode that String calls name.
+func ParseMode(name string) (Mode, bool) {
+	for m, s := range modeNames {
+		if s == name {
+			return m, true
+		}
+	}
+	return 0, false
+}
+
+// String returns "root", "subids", "single" or "chroot".
 func (m Mode) String() string {
 	if s, ok := modeNames[m]; ok {
 		return s
@@ -45,7 +61,7 @@ func (m Mode) String() string {
 // error of the last one. It starts no process.
 func Detect() (Mode, error) {
 	var err error
-	for _, m := range []Mode{Root, SubIDs, SingleID} {
+	for _, m := range []Mode{Root, SubIDs, SingleID} { // Chroot is for who has tried the others
 		if err = Check(m); err == nil {
 			return m, nil
 		}
@@ -68,6 +84,8 @@ func Check(m Mode) error {
 		return err
 	case SingleID:
 		return checkNamespaces()
+	case Chroot:
+		return checkChroot()
 	}
 	return fmt.Errorf("userns: %v is not a mode", m)
 }
@@ -82,12 +100,7 @@ func Inside() (Mode, bool) {
 	if parent != strconv.Itoa(os.Getppid()) {
 		return 0, false
 	}
-	for m, s := range modeNames {
-		if s == name {
-			return m, true
-		}
-	}
-	return 0, false
+	return ParseMode(name)
 }
 
 // environ returns the environment of the inner process.
@@ -114,7 +127,7 @@ func Enter(ctx context.Context, m Mode) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	p, err := start(ctx, m, ids)
+	p, err := start(ctx, m, ids, false)
 	if err != nil {
 		return 0, err
 	}
@@ -127,24 +140,71 @@ func idMaps(m Mode) (maps, error) {
 		return subIDs()
 	case SingleID:
 		return singleID(), nil
-	case Root:
-		return maps{}, errors.New("userns: root needs no user namespace")
+	case Root, Chroot:
+		return maps{}, fmt.Errorf("userns: %v needs no user namespace", m)
 	}
 	return maps{}, fmt.Errorf("userns: %v is not a mode", m)
 }
 
-func checkRoot() error {
-	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&hdr, &data[0]); err != nil {
-		return fmt.Errorf("userns: capget: %w", err)
+// Probe finds out by trying whether mode m works on this host: it makes the namespaces, writes the id maps,
+// and mounts something, in a child that does nothing else. A nil error promises that Enter will do as well. If the
+// host is the reason for an error, it is a *HostError.
+func Probe(ctx context.Context, m Mode) error {
+	if err := Check(m); err != nil || m == Chroot {
+		return err
 	}
-	if os.Geteuid() != 0 || data[0].Effective&(1<<unix.CAP_SYS_ADMIN) == 0 {
+	var ids maps
+	if m != Root {
+		var err error
+		if ids, err = idMaps(m); err != nil {
+			return err
+		}
+	}
+	p, err := start(ctx, m, ids, true)
+	if err != nil {
+		return err
+	}
+	_, err = p.wait(ctx)
+	return err
+}
+
+func checkRoot() error {
+	e := &HostError{What: "cannot make namespaces as root"}
+	switch {
+	case os.Geteuid() != 0:
+		e.Cause = errors.New("this process is not uid 0")
+		e.Hint = "run it with sudo"
+	case !capable(unix.CAP_SYS_ADMIN):
+		e.Cause = errors.New("this process has no CAP_SYS_ADMIN")
+		e.Hint = "docker run --cap-add SYS_ADMIN --security-opt apparmor=unconfined"
+	default:
+		return nil
+	}
+	return e
+}
+
+func checkChroot() error {
+	if os.Geteuid() != 0 || !capable(unix.CAP_SYS_CHROOT) {
 		return &HostError{
-			What:  "cannot make namespaces as root",
-			Cause: errors.New("this process is not uid 0 with CAP_SYS_ADMIN"),
-			Hint:  "run as root (sudo), or as an ordinary user with a user namespace",
+			What:  "cannot change the root folder",
+			Cause: errors.New("this process is not uid 0 with CAP_SYS_CHROOT"),
+			Hint:  "run as root, in a container that keeps CAP_SYS_CHROOT (docker run --cap-add SYS_CHROOT)",
 		}
 	}
 	return nil
+}
+
+// capable reports whether this process has all of these capabilities.
+func capable(caps ...uint) bool {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		return false
+	}
+	for _, c := range caps {
+		if data[c/32].Effective&(1<<(c%32)) == 0 {
+			return false
+		}
+	}
+	return true
 }

@@ -36,10 +36,11 @@ func (s *stage) applyCopy(c *instructions.CopyCommand) error {
 
 // copySource returns what a COPY reads.
 func (s *stage) copySource(from string) (*llb.Vertex, error) {
-	source := s.current.source
-	switch {
-	case source == nil:
+	if len(s.current.sources) == 0 {
 		return s.mainContext(), nil
+	}
+	source := s.current.sources[0]
+	switch {
 	case !source.done:
 		return nil, fmt.Errorf("cannot copy from stage %q, it needs to be defined before current stage %q", from, s.name)
 	case source.folder != nil:
@@ -83,12 +84,28 @@ func (s *stage) transfer(name string, t transfer, input *llb.Vertex, unpack bool
 		op.Mode = &mode
 		text += " --chmod=" + *t.chmod
 	}
+	documents, copyDocuments, err := s.copyDocuments(t.paths.SourceContents, *op)
+	if err != nil {
+		return err
+	}
 	for _, src := range t.paths.SourcePaths {
 		clean := path.Join("/", src) // never above the root
 		op.Sources = append(op.Sources, llb.Source{Path: clean, Wildcard: hasWildcard(clean)})
 		text += " " + src
 	}
-	s.step(&llb.File{Actions: []llb.Action{op}}, s.describe(s.lex), input)
+	for _, doc := range t.paths.SourceContents {
+		text += " <<" + doc.Path
+	}
+	var actions []llb.Action
+	var inputs []*llb.Vertex
+	if len(op.Sources) > 0 {
+		actions, inputs = append(actions, op), append(inputs, input)
+	}
+	if documents != nil {
+		actions, inputs = append(actions, copyDocuments), append(inputs, documents)
+		copyDocuments.From = len(inputs)
+	}
+	s.step(&llb.File{Actions: actions}, s.describe(s.current.Command.(fmt.Stringer).String(), s.lex, s.env), inputs...)
 	return s.record(text+" "+t.paths.DestPath+" # buildkit", true)
 }
 

@@ -174,7 +174,7 @@ func (s *stage) ask(ctx context.Context, name string, c *Context) (*Image, error
 		if near, ok := suggest.Search(s.base, s.stageNames(), true); ok {
 			hint = "did you mean the stage " + near + "?"
 		}
-		return nil, s.fromError(fmt.Errorf("%s: %w", s.base, err), hint)
+		return nil, s.fromError(err, hint) // which names the image
 	}
 	return img, nil
 }

@@ -160,6 +160,8 @@ func caseOptions(t *testing.T, text string) Options {
 			opt.NoCacheFilter = append(opt.NoCacheFilter, value)
 		case "network":
 			opt.Network = llb.Network(value)
+		case "allow":
+			opt.AllowHostNetwork = value == "network.host"
 		case "hostname":
 			opt.Hostname = value
 		case "host":
@@ -183,7 +185,7 @@ func caseOptions(t *testing.T, text string) Options {
 func fakeResolve(_ context.Context, ref string, p ocispec.Platform) (*Image, error) {
 	name, _, _ := strings.Cut(filepath.Base(ref), ":")
 	if name == "missing" {
-		return nil, errors.New("not found")
+		return nil, fmt.Errorf("%s: not found", name)
 	}
 	img := &Image{
 		Ref:    ref + "@" + digest.Of([]byte(ref)).String(),

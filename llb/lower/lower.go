@@ -12,6 +12,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
@@ -56,12 +57,16 @@ type Options struct {
 	Platform, BuildPlatform ocispec.Platform
 	// BuildArgs holds the values of --build-arg. An argument without a value is left out.
 	BuildArgs map[string]string
+	// Epoch, when not nil, is SOURCE_DATE_EPOCH: the time of what WORKDIR makes.
+	Epoch *time.Time
 	// Labels are added to those of LABEL, and win.
 	Labels map[string]string
 	// Hosts, Network and Hostname are what every RUN sees; the zero Network is the default one.
 	Hosts    []llb.Host
 	Network  llb.Network
 	Hostname string
+	// AllowHostNetwork lets a RUN ask for the network of the host.
+	AllowHostNetwork bool
 	// NoCache runs every step anew, NoCacheFilter those of the stages it names.
 	NoCache       bool
 	NoCacheFilter []string
@@ -72,6 +77,7 @@ type Options struct {
 	NamedContexts map[string]Context
 	// Resolve finds an image by its full name. It is called at most once per
 	// name and platform, in parallel, and only for images that the build reaches.
+	// Its errors name the image.
 	Resolve func(ctx context.Context, ref string, p ocispec.Platform) (*Image, error)
 }
 
@@ -210,6 +216,15 @@ func (l *lowering) localContext(name string, exclude []string, label string) *ll
 
 func (l *lowering) mainContext() *llb.Vertex {
 	return l.localContext("context", l.opt.Ignore, "[internal] load build context")
+}
+
+// epoch returns the time that what steps make gets, or nil.
+func (l *lowering) epoch() *int64 {
+	if l.opt.Epoch == nil {
+		return nil
+	}
+	seconds := l.opt.Epoch.Unix()
+	return &seconds
 }
 
 func (l *lowering) position(loc []dfparser.Range) llb.Position {

@@ -104,7 +104,7 @@ func TestResolveInParallel(t *testing.T) {
 		opt.Resolve = func(ctx context.Context, ref string, p ocispec.Platform) (*Image, error) {
 			if strings.Contains(ref, "bad") {
 				time.Sleep(time.Second)
-				return nil, errors.New("denied")
+				return nil, errors.New("bad: denied")
 			}
 			<-ctx.Done()
 			return nil, ctx.Err()

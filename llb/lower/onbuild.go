@@ -28,7 +28,7 @@ func (s *stage) addTriggers() (linked bool, err error) {
 		if err := s.linkCommand(&c); err != nil {
 			return false, s.file.At(s.from.Location, err)
 		}
-		linked = linked || c.source != nil
+		linked = linked || len(c.sources) > 0
 		commands = append(commands, c)
 	}
 	s.commands = slices.Concat(commands, s.commands)

@@ -11,33 +11,61 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
 
 	"github.com/seed0570efb0/build/llb"
+	"github.com/seed0570efb0/build/parser"
 )
 
 // applyRun adds a process. Its text is not expanded, that is the shell's part,
 // but it sees the variables and arguments as its environment.
 func (s *stage) applyRun(c *instructions.RunCommand) error {
-	args := s.commandLine(c.ShellDependantCmdLine)
-	if len(args) == 0 {
-		return errors.New("RUN needs a command")
+	op := &llb.Exec{
+		Env:      s.env.list(),
+		Cwd:      s.workdir(),
+		User:     s.image.Config.User,
+		Network:  s.opt.Network,
+		Hostname: s.opt.Hostname,
+		Hosts:    s.opt.Hosts,
+		Proxy:    s.proxy,
 	}
-	network := s.opt.Network
-	if instructions.GetNetwork(c) == instructions.NetworkNone {
-		network = llb.NetworkNone
+	var err error
+	if op.Network, err = s.network(c); err != nil {
+		return err
+	}
+	inputs, err := s.mounts(c, op)
+	if err != nil {
+		return err
+	}
+	summary := ""
+	if len(c.Files) == 0 {
+		op.Args = s.commandLine(c.ShellDependantCmdLine)
+	} else if inputs, summary, err = s.script(c, op, inputs); err != nil {
+		return err
+	}
+	if len(op.Args) == 0 {
+		return errors.New("RUN needs a command")
 	}
 	// For people only: the variables that are set replaced, the rest as written.
 	lex := shell.NewLex(s.file.Escape)
 	lex.RawQuotes, lex.RawEscapes, lex.SkipUnsetEnv = true, true, true
-	s.step(&llb.Exec{
-		Args:     args,
-		Env:      s.env.list(),
-		Cwd:      s.workdir(),
-		User:     s.image.Config.User,
-		Network:  network,
-		Hostname: s.opt.Hostname,
-		Hosts:    s.opt.Hosts,
-		Proxy:    s.proxy,
-	}, s.describe(lex))
-	return s.record("RUN "+s.withArgs(args)+" # buildkit", true)
+	s.step(op, s.describe(c.String()+summary, lex, s.masked(op.Mounts)), inputs...)
+	return s.record("RUN "+s.withArgs(op.Args)+" # buildkit", true)
+}
+
+// network returns the network that a process sees: that of the build, unless the instruction names one.
+func (s *stage) network(c *instructions.RunCommand) (llb.Network, error) {
+	switch instructions.GetNetwork(c) {
+	case instructions.NetworkNone:
+		return llb.NetworkNone, nil
+	case instructions.NetworkHost:
+		if s.opt.AllowHostNetwork {
+			return llb.NetworkHost, nil
+		}
+		err := s.file.At(c.Location(), errors.New("network.host is not allowed"))
+		if positioned := (*parser.Error)(nil); errors.As(err, &positioned) {
+			positioned.Hint = "build with --allow network.host if the Dockerfile may use the services of this host"
+		}
+		return "", err
+	}
+	return s.opt.Network, nil
 }
 
 // withArgs puts the declared arguments before a command as history shows them, "|2 A=1 B=2 make": each

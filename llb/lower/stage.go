@@ -34,7 +34,7 @@ type stage struct {
 	isImage  bool     // not written: stands for the image of a COPY --from
 	platform ocispec.Platform
 	commands []command
-	sources  []*stage // what COPY --from reads
+	sources  []*stage // what COPY --from and RUN --mount=from= read
 	noCache  bool
 
 	asked    bool   // for the base image
@@ -58,8 +58,8 @@ type stage struct {
 // A command is an instruction of a stage.
 type command struct {
 	instructions.Command
-	source  *stage // of COPY --from
-	trigger bool   // comes from an ONBUILD of the base
+	sources []*stage // of COPY --from the one, of RUN one per mount, which is nil without from
+	trigger bool     // comes from an ONBUILD of the base
 }
 
 // addStages makes a stage of every FROM, each knowing its parent.
@@ -110,7 +110,7 @@ func (l *lowering) stageNames() []string {
 	return names
 }
 
-// link connects every COPY --from with its stage. Stages out of reach are
+// link connects every COPY --from and RUN --mount=from= with its stage. Stages out of reach are
 // linked as well: a bad reference is an error wherever it stands.
 func (l *lowering) link() error {
 	written := len(l.stages)
@@ -130,37 +130,50 @@ func (l *lowering) link() error {
 	return nil
 }
 
-// linkCommand finds the source of c, an instruction of the stage or a trigger.
+// linkCommand finds the sources of c, an instruction of the stage or a trigger.
 func (s *stage) linkCommand(c *command) error {
-	cp, ok := c.Command.(*instructions.CopyCommand)
-	if !ok || cp.From == "" {
-		return nil
+	switch cmd := c.Command.(type) {
+	case *instructions.CopyCommand:
+		if cmd.From == "" {
+			return nil
+		}
+		word, err := s.lex.ProcessWordWithMatches(cmd.From, shell.EnvsFromSlice(nil))
+		if err != nil {
+			return err
+		}
+		if word.Result != cmd.From {
+			return errors.New("variable expansion is not supported for --from, " +
+				"define a new stage with FROM using ARG from global scope as a workaround")
+		}
+		if i, err := strconv.Atoi(cmd.From); err == nil {
+			if i < 0 || i >= len(s.file.Stages) {
+				return fmt.Errorf("invalid stage index %d", i)
+			}
+			c.sources = []*stage{s.stages[i]}
+		} else {
+			c.sources = []*stage{s.findSource(cmd.From, c.Location())}
+		}
+	case *instructions.RunCommand:
+		for _, m := range instructions.GetMounts(cmd) {
+			var source *stage
+			if m.From != "" {
+				source = s.findSource(m.From, c.Location())
+			}
+			c.sources = append(c.sources, source)
+		}
 	}
-	word, err := s.lex.ProcessWordWithMatches(cp.From, shell.EnvsFromSlice(nil))
-	if err != nil {
-		return err
+	for _, source := range c.sources {
+		if source != nil {
+			s.sources = append(s.sources, source)
+		}
 	}
-	if word.Result != cp.From {
-		return errors.New("variable expansion is not supported for --from, " +
-			"define a new stage with FROM using ARG from global scope as a workaround")
-	}
-	if c.source, err = s.findSource(cp.From, c.Location()); err != nil {
-		return err
-	}
-	s.sources = append(s.sources, c.source)
 	return nil
 }
 
-// findSource returns the stage of that number or name, or one for the image of that name.
-func (l *lowering) findSource(name string, loc []dfparser.Range) (*stage, error) {
-	if i, err := strconv.Atoi(name); err == nil {
-		if i < 0 || i >= len(l.file.Stages) {
-			return nil, fmt.Errorf("invalid stage index %d", i)
-		}
-		return l.stages[i], nil
-	}
+// findSource returns the stage of that name, or one for the image of that name.
+func (l *lowering) findSource(name string, loc []dfparser.Range) *stage {
 	if s, ok := l.byName[strings.ToLower(name)]; ok {
-		return s, nil
+		return s
 	}
 	s, ok := l.images[name]
 	if !ok {
@@ -169,10 +182,10 @@ func (l *lowering) findSource(name string, loc []dfparser.Range) (*stage, error)
 		l.images[name] = s
 		l.stages = append(l.stages, s)
 	}
-	return s, nil
+	return s
 }
 
-// findCycle returns a stage that, through COPY --from, needs itself, and the
+// findCycle returns a stage that, through COPY or RUN --mount, needs itself, and the
 // instruction that closes the circle. A FROM cannot: it only looks back.
 func findCycle(stages []*stage) (*stage, []dfparser.Range) {
 	const (
@@ -184,14 +197,16 @@ func findCycle(stages []*stage) (*stage, []dfparser.Range) {
 	visit = func(s *stage) (*stage, []dfparser.Range) {
 		seen[s] = entered
 		for _, c := range s.commands {
-			if c.source == nil || seen[c.source] == left {
-				continue
-			}
-			if seen[c.source] == entered {
-				return c.source, c.Location()
-			}
-			if found, loc := visit(c.source); found != nil {
-				return found, loc
+			for _, source := range c.sources {
+				if source == nil || seen[source] == left {
+					continue
+				}
+				if seen[source] == entered {
+					return source, c.Location()
+				}
+				if found, loc := visit(source); found != nil {
+					return found, loc
+				}
 			}
 		}
 		seen[s] = left
@@ -331,10 +346,9 @@ func (s *stage) countSteps() int {
 	return n
 }
 
-// describe returns the instruction at hand for people, its variables expanded.
-func (s *stage) describe(lex *shell.Lex) string {
-	text := s.current.Command.(fmt.Stringer).String()
-	if expanded, _, err := lex.ProcessWord(text, s.env); err == nil {
+// describe returns the text of the instruction at hand for people, its variables expanded.
+func (s *stage) describe(text string, lex *shell.Lex, env *environment) string {
+	if expanded, _, err := lex.ProcessWord(text, env); err == nil {
 		text = expanded
 	}
 	name, rest, _ := strings.Cut(text, " ")

@@ -24,11 +24,11 @@ func (s *stage) applyWorkdir(c *instructions.WorkdirCommand) error {
 	if wd == "/" {
 		return s.record("WORKDIR /", false)
 	}
-	mkdir := &llb.Mkdir{Path: s.workdir(), Mode: 0o755}
+	mkdir := &llb.Mkdir{Path: s.workdir(), Mode: 0o755, Time: s.epoch()}
 	if user := s.image.Config.User; user != "" {
-		mkdir.Owner = &llb.Owner{Text: user, User: true}
+		mkdir.Owner = &llb.Owner{Text: user}
 	}
-	s.step(&llb.File{Actions: []llb.Action{mkdir}}, s.describe(s.lex))
+	s.step(&llb.File{Actions: []llb.Action{mkdir}}, s.describe(c.String(), s.lex, s.env))
 	return s.record("WORKDIR "+wd, true)
 }
 

@@ -52,11 +52,17 @@ func (s *Supervisor) markAt(proc string) owners.Mark {
 	if len(s.cfg.Links) == 0 || !linkLike(uint32(st.Mode)) || !s.older(&st) {
 		return owners.Mark{}
 	}
-	name, err := os.Readlink(proc)
+	name, err := s.nameOf(proc)
 	if err != nil {
 		return owners.Mark{}
 	}
-	return s.cfg.Links[strings.TrimPrefix(name, "/")]
+	return s.cfg.Links[name]
+}
+
+// nameOf returns the path in the sandbox, without leading slash, of the file that a descriptor in /proc leads to.
+func (s *Supervisor) nameOf(proc string) (string, error) {
+	name, err := os.Readlink(proc)
+	return strings.TrimPrefix(strings.TrimPrefix(name, s.rootName), "/"), err
 }
 
 // linkLike reports whether a file is of a type that layers have and that can carry no mark.
@@ -83,7 +89,7 @@ func (s *Supervisor) setMark(fd int, m owners.Mark) error {
 	}
 	s.table[s.fileID(&st)] = m
 	// A link that was copied up may have another inode once the kernel has forgotten the old one.
-	if name, err := os.Readlink(proc); err == nil && linkLike(uint32(st.Mode)) {
+	if name, err := s.nameOf(proc); err == nil && linkLike(uint32(st.Mode)) {
 		var upper unix.Statx_t
 		if unix.Statx(unix.AT_FDCWD, filepath.Join(s.cfg.Upper, name), unix.AT_SYMLINK_NOFOLLOW, statMask, &upper) == nil {
 			s.table[s.upperID(&upper)] = m

@@ -26,7 +26,7 @@ import (
 
 // A Config says what a sandbox is like at its start.
 type Config struct {
-	PID      int // of its first process, as we see it
+	Root     string // leads to its root
 	UID, GID uint32
 	Groups   []uint32
 	// Upper is the upper directory of its root.
@@ -42,6 +42,7 @@ type Supervisor struct {
 	listener *os.File
 	root     int // of the sandbox, O_PATH
 	rootDev  uint64
+	rootName string // what the kernel calls it
 	began    time.Time
 	err      error
 	done     chan struct{}
@@ -58,7 +59,7 @@ func Serve(listener *os.File, cfg Config) (*Supervisor, error) {
 	s := &Supervisor{cfg: cfg, listener: listener, began: time.Now(), done: make(chan struct{}), table: map[fileID]owners.Mark{}}
 	s.users.first = newCreds(cfg.UID, cfg.GID, cfg.Groups)
 	var err error
-	s.root, err = unix.Open(fmt.Sprintf("/proc/%d/root", cfg.PID), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	s.root, err = unix.Open(cfg.Root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		listener.Close()
 		return nil, fmt.Errorf("root of the sandbox: %w", err)
@@ -69,6 +70,10 @@ func Serve(listener *os.File, cfg Config) (*Supervisor, error) {
 		return nil, fmt.Errorf("root of the sandbox: %w", err)
 	}
 	s.rootDev = st.Dev
+	if s.rootName, err = os.Readlink(selfFD(s.root)); err != nil {
+		s.close()
+		return nil, fmt.Errorf("root of the sandbox: %w", err)
+	}
 	go func() {
 		defer close(s.done)
 		if s.err = s.serve(); s.err != nil {

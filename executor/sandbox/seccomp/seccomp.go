@@ -163,6 +163,16 @@ func (t table) number(name string) (uint32, bool) {
 // Number returns the number of a system call of the kernel's own architecture, and whether it has one.
 func Number(name string) (uint32, bool) { return nativeCalls.number(name) }
 
+// Name returns the name of a system call of the kernel's own architecture, "" if it is not known.
+func Name(number int) string {
+	for _, e := range nativeCalls {
+		if e.number == uint32(number) {
+			return e.name
+		}
+	}
+	return ""
+}
+
 // A clause is an action for the calls that fulfil all conditions.
 type clause struct {
 	conds  []cond

@@ -1,0 +1,254 @@
+package sandbox_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/seed0570efb0/build/executor/sandbox"
+	"github.com/seed0570efb0/build/internal/userns"
+	"golang.org/x/sys/unix"
+)
+
+// chrootSpec returns the plan of a chroot that runs a shell script.
+func chrootSpec(t testing.TB, script string) sandbox.Spec {
+	t.Helper()
+	if err := userns.Check(userns.Chroot); err != nil {
+		t.Skip(err)
+	}
+	spec := sh(t, script)
+	spec.Root = sandbox.Root{Flat: spec.Root.Lower[0]}
+	spec.Chroot, spec.Caps = true, sandbox.ChrootCaps()
+	if m, inside := userns.Inside(); inside && m == userns.SingleID {
+		spec.Groups = nil
+	}
+	return spec
+}
+
+func TestChrootStatus(t *testing.T) {
+	for script, want := range map[string]sandbox.Status{
+		"exit 0":      {},
+		"exit 3":      {Code: 3},
+		"kill -9 $$":  {Code: 137, Signal: 9},
+		"kill -15 $$": {Code: 143, Signal: 15},
+		"kill -11 $$": {Code: 139, Signal: 11},
+	} {
+		if _, stderr, status, err := try(chrootSpec(t, script)); err != nil || endOf(status) != want || stderr != "" {
+			t.Errorf("%s: got %+v, %v, %q", script, status, err, stderr)
+		}
+	}
+	spec := chrootSpec(t, "")
+	spec.Args = []string{"no-such-program"}
+	var exec *sandbox.ExecError
+	if _, _, _, err := try(spec); !errors.As(err, &exec) || exec.ExitCode() != 127 {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestChrootIsTheRoot(t *testing.T) {
+	spec := chrootSpec(t, `pwd; ls /; cat /etc/old; echo new > /etc/new; readlink -f /../../etc; id -u`)
+	spec.Cwd = "/made/here"
+	expect(t, spec, "/made/here\nbin\netc\nmade\nold\n/etc\n0\n")
+	if b, err := os.ReadFile(filepath.Join(spec.Root.Flat, "etc/new")); string(b) != "new\n" || err != nil {
+		t.Errorf("%q %v", b, err)
+	}
+}
+
+// endOf returns how a process ended, without what it used.
+func endOf(s sandbox.Status) sandbox.Status { return sandbox.Status{Code: s.Code, Signal: s.Signal} }
+
+// A root process with CAP_SYS_CHROOT leaves a chroot by making another below its working directory.
+func TestChrootIsNotLeft(t *testing.T) {
+	spec := chrootSpec(t, `mkdir /jail; chroot /jail /bin/true 2>&1; mknod /disk b 8 0 2>&1; exit 0`)
+	for _, a := range []string{"chroot", "mknod"} {
+		if err := os.Symlink("busybox", spec.Root.Flat+"/bin/"+a); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out := run(t, spec)
+	if strings.Count(out, "Operation not permitted") != 2 {
+		t.Errorf("got %q", out)
+	}
+}
+
+// What a step leaves behind ends with it: in the background, in a session of its own, or without a parent.
+func TestChrootLeavesNothing(t *testing.T) {
+	dir := t.TempDir()
+	spec := chrootSpec(t, `
+		sleep 1000 &
+		setsid sleep 1001 > /dev/null 2>&1 &
+		(setsid sh -c 'trap "" TERM HUP INT; sleep 1002; sleep 1003' &)
+		echo "$(cat /marker)"`)
+	if err := os.Symlink("busybox", spec.Root.Flat+"/bin/setsid"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(spec.Root.Flat+"/dev", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := sandbox.FillDev(spec.Root.Flat + "/dev"); err != nil {
+		t.Fatal(err)
+	}
+	spec.Env = append(spec.Env, "MARKER="+dir)
+	write(t, spec.Root.Flat+"/marker", "marked\n")
+	expect(t, spec, "marked\n")
+	if left := processesWith(t, dir); len(left) > 0 {
+		t.Errorf("processes %v are left", left)
+	}
+}
+
+// processesWith returns the processes whose environment holds text.
+func processesWith(t *testing.T, text string) (list []int) {
+	t.Helper()
+	files, _ := filepath.Glob("/proc/[0-9]*/environ")
+	for _, file := range files {
+		if b, err := os.ReadFile(file); err == nil && strings.Contains(string(b), text) {
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+			list = append(list, pid)
+		}
+	}
+	return list
+}
+
+func TestChrootCancelled(t *testing.T) {
+	dir := t.TempDir()
+	spec := chrootSpec(t, "(setsid sleep 1000 &); echo ready; sleep 1000")
+	if err := os.Symlink("busybox", spec.Root.Flat+"/bin/setsid"); err != nil {
+		t.Fatal(err)
+	}
+	spec.Env = append(spec.Env, "MARKER="+dir)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	r, w := io.Pipe()
+	p, err := sandbox.Start(ctx, spec, sandbox.Stdio{Out: w})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(r, make([]byte, 6)); err != nil {
+		t.Fatal(err)
+	}
+	why := errors.New("enough")
+	cancel(why)
+	if _, err := p.Wait(); !errors.Is(err, why) {
+		t.Errorf("got %v", err)
+	}
+	if left := processesWith(t, dir); len(left) > 0 {
+		t.Errorf("processes %v are left", left)
+	}
+}
+
+// The builder is killed: its chroots end as well.
+func TestChrootBuilderIsKilled(t *testing.T) {
+	if dir := os.Getenv("SANDBOX_TEST_BUILDER"); dir != "" {
+		spec := chrootSpec(t, "(sleep 1000 &); echo ready; sleep 1000")
+		spec.Env = append(spec.Env, "MARKER="+dir)
+		sandbox.Run(t.Context(), spec, sandbox.Stdio{Out: os.Stdout})
+		return
+	}
+	chrootSpec(t, "")
+	dir := t.TempDir()
+	cmd := exec.Command(os.Args[0], "-test.run=^TestChrootBuilderIsKilled$")
+	cmd.Env = append(os.Environ(), "SANDBOX_TEST_BUILDER="+dir)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(out, make([]byte, 6)); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Process.Kill()
+	cmd.Wait()
+	for range 400 {
+		if len(processesWith(t, "MARKER="+dir)) == 0 {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	for _, pid := range processesWith(t, "MARKER="+dir) {
+		t.Errorf("process %d is left", pid)
+		unix.Kill(pid, unix.SIGKILL)
+	}
+}
+
+func TestChrootSignal(t *testing.T) {
+	spec := chrootSpec(t, `trap 'exit 7' TERM; echo ready; while :; do sleep 0.1; done`)
+	r, w := io.Pipe()
+	p, err := sandbox.Start(t.Context(), spec, sandbox.Stdio{Out: w})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(r, make([]byte, 6)); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if status, err := p.Wait(); err != nil || status.Code != 7 {
+		t.Errorf("got %+v, %v", status, err)
+	}
+}
+
+func TestChrootRefuses(t *testing.T) {
+	spec := chrootSpec(t, "true")
+	spec.Network = sandbox.NetworkNone
+	if _, _, _, err := try(spec); err == nil {
+		t.Error("a chroot had a network of its own")
+	}
+	spec = chrootSpec(t, "true")
+	spec.Mounts = []sandbox.Mount{bind("/etc", "/mnt", true)}
+	if _, _, _, err := try(spec); err == nil {
+		t.Error("a chroot had a mount")
+	}
+}
+
+func TestFillDev(t *testing.T) {
+	dir := t.TempDir()
+	if err := sandbox.FillDev(dir); err != nil {
+		t.Fatal(err)
+	}
+	st, err := os.Stat(filepath.Join(dir, "null"))
+	_, inside := userns.Inside()
+	if err != nil || st.Mode().Perm() != 0o666 || st.Mode()&fs.ModeDevice == 0 && userns.Check(userns.Root) == nil && !inside {
+		t.Errorf("%v %v", st.Mode(), err)
+	}
+}
+
+// A flat root in namespaces has all that an overlay has.
+func TestFlatRoot(t *testing.T) {
+	spec := sh(t, "echo new > /etc/new; test -c /dev/null && test -d /proc/self && cat /etc/old /f; mount -t tmpfs x /etc 2>&-; echo $$")
+	file := filepath.Join(t.TempDir(), "f")
+	write(t, file, "mounted\n")
+	spec.Mounts = []sandbox.Mount{bind(file, "/f", true)}
+	spec.Root = sandbox.Root{Flat: spec.Root.Lower[0], Target: spec.Root.Target}
+	expect(t, spec, "old\nmounted\n1\n")
+	if b, _ := os.ReadFile(filepath.Join(spec.Root.Flat, "etc/new")); string(b) != "new\n" {
+		t.Errorf("got %q", b)
+	}
+}
+
+// TestInChroot runs the tests of chroots as root without the right to mount.
+func TestInChroot(t *testing.T) {
+	if _, inside := userns.Inside(); inside || os.Geteuid() != 0 || userns.Check(userns.Root) != nil {
+		t.Skip("needs root, to give something up")
+	}
+	for _, caps := range [][]string{{"sys_admin"}, {"sys_admin", "mknod", "setpcap"}} {
+		without := "-" + strings.Join(caps, ",-")
+		cmd := exec.Command("setpriv", "--bounding-set", without, "--inh-caps", without, os.Args[0], "-test.v", "-test.run=^Test(Chroot.*|FillDev)$")
+		cmd.Env = append(os.Environ(), "SANDBOX_TEST_CHROOT=1")
+		out, err := cmd.CombinedOutput()
+		if err != nil || !slices.Contains(strings.Fields(string(out)), "PASS:") {
+			t.Errorf("without %v: %v\n%s", caps, err, out)
+		}
+	}
+}

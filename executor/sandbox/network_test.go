@@ -1,0 +1,525 @@
+package sandbox_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/seed0570efb0/build/executor/sandbox"
+	"github.com/seed0570efb0/build/internal/userns"
+	"golang.org/x/sync/errgroup"
+)
+
+// The tests of the network run in a network namespace of their own, which stands for the host: nothing of them
+// leaves the machine. It has these addresses on an interface that leads nowhere.
+const (
+	hostIP4     = "198.51.100.1"
+	hostIP6     = "2001:db8::1"
+	metadataIP4 = "169.254.169.254"
+)
+
+const networkVariable = "SANDBOX_TEST_NETWORK"
+
+func TestNetworkDefault(t *testing.T) {
+	if os.Getenv(networkVariable) == "" {
+		inTestNetwork(t, "-test.v", "-test.run=^TestNetworkDefault$")
+		return
+	}
+	makeTestNetwork(t)
+	for name, test := range map[string]func(*testing.T){
+		"tcp":              testTCP,
+		"tcp both ways":    testTransfer,
+		"tcp reset":        testReset,
+		"udp":              testUDP,
+		"dns":              testDNS,
+		"ping":             testPing,
+		"host's own":       testHostIsOutOfReach,
+		"abstract sockets": testAbstractSockets,
+		"parallel ports":   testPorts,
+		"reuse":            testReuse,
+		"cancel":           testCancel,
+		"inside":           testInside,
+	} {
+		t.Run(name, test)
+	}
+}
+
+// inTestNetwork runs this program once more, in a new network namespace.
+func inTestNetwork(t testing.TB, args ...string) {
+	mode(t)
+	cmd := exec.Command("/proc/self/exe", args...)
+	cmd.Env = append(os.Environ(), networkVariable+"=1", "TMPDIR="+t.TempDir())
+	if _, inside := userns.Inside(); inside {
+		cmd.Env = append(cmd.Env, modeVariable+"=") // it is root here
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	out, err := cmd.CombinedOutput()
+	t.Logf("%s", out)
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func makeTestNetwork(t testing.TB) {
+	for _, args := range []string{
+		"link set lo up",
+		"link add test0 type veth peer name test1",
+		"link set test1 up",
+		"link set test0 up",
+		"addr add " + hostIP4 + "/24 dev test0",
+		"addr add " + hostIP6 + "/64 dev test0 nodad",
+		"addr add " + metadataIP4 + "/32 dev test0",
+		"route add default dev test0",
+		"-6 route add default dev test0",
+	} {
+		if out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput(); err != nil {
+			t.Skipf("ip %s: %v: %s", args, err, out)
+		}
+	}
+	os.WriteFile("/proc/sys/net/ipv4/ping_group_range", []byte("0 0"), 0)
+}
+
+// listen starts a server that calls serve for each connection.
+func listen(t testing.TB, network, address string, serve func(net.Conn)) (port string) {
+	t.Helper()
+	l, err := net.Listen(network, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var served errgroup.Group
+	served.Go(func() error {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return nil
+			}
+			served.Go(func() error {
+				defer c.Close()
+				serve(c)
+				return nil
+			})
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		served.Wait()
+	})
+	if network == "unix" {
+		return ""
+	}
+	_, port, _ = net.SplitHostPort(l.Addr().String())
+	return port
+}
+
+func echo(c net.Conn) { io.Copy(c, c) }
+
+// echoUDP starts a server that sends packets back.
+func echoUDP(t *testing.T, address string, reply func([]byte) []byte) netip.AddrPort {
+	t.Helper()
+	c, err := net.ListenPacket("udp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	t.Cleanup(func() {
+		c.Close()
+		<-done
+	})
+	go func() {
+		defer close(done)
+		buf := make([]byte, 1<<16)
+		for {
+			n, from, err := c.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			if b := reply(buf[:n]); b != nil {
+				c.WriteTo(b, from)
+			}
+		}
+	}()
+	return c.LocalAddr().(*net.UDPAddr).AddrPort()
+}
+
+// client returns the plan of a process with the default network: this program as a client, see runClient.
+func client(t testing.TB, args ...string) sandbox.Spec {
+	t.Helper()
+	spec := newSpec(t, append([]string{"/client"}, args...)...)
+	spec.Network = sandbox.NetworkDefault
+	spec.Env = append(spec.Env, clientVariable+"=1", "GODEBUG=netdns=go", "GORACE=atexit_sleep_ms=0")
+	lower := spec.Root.Lower[0]
+	copyFile(t, "/proc/self/exe", lower+"/client")
+	write(t, lower+"/etc/resolv.conf", "nameserver 192.0.0.1\n")
+	for _, dir := range []string{"/usr", "/lib", "/lib64"} { // a program built with -race needs the C library
+		if real, err := filepath.EvalSymlinks(dir); err == nil {
+			spec.Mounts = append(spec.Mounts, sandbox.Mount{Type: sandbox.MountBind, Source: real, Target: dir, ReadOnly: true})
+		}
+	}
+	return spec
+}
+
+const clientVariable = "SANDBOX_TEST_CLIENT"
+
+// runClient is what the test program does inside a sandbox.
+func runClient(args []string) error {
+	switch verb := args[0]; verb {
+	case "tcp", "udp", "unix": // ADDRESS TEXT: sends the text and prints what comes back
+		c, err := net.DialTimeout(verb, args[1], 10*time.Second)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(10 * time.Second))
+		if _, err := io.WriteString(c, args[2]); err != nil {
+			return err
+		}
+		if t, ok := c.(*net.TCPConn); ok {
+			t.CloseWrite()
+			b, err := io.ReadAll(c)
+			fmt.Printf("%s\n", b)
+			return err
+		}
+		b := make([]byte, 1<<16)
+		n, err := c.Read(b)
+		fmt.Printf("%s\n", b[:n])
+		return err
+	case "lookup":
+		addrs, err := net.LookupHost(args[1])
+		fmt.Println(addrs)
+		return err
+	case "own": // ADDRESS: serves it for a second, and is its own client
+		l, err := net.Listen("tcp", args[1])
+		if err != nil {
+			return err
+		}
+		defer l.Close()
+		time.Sleep(time.Second)
+		c, err := net.Dial("tcp", args[1])
+		if err != nil {
+			return err
+		}
+		return c.Close()
+	case "up", "down": // ADDRESS SIZE: copies zeros
+		c, err := net.Dial("tcp", args[1])
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		n, err := transfer(c, verb == "up", args[2])
+		fmt.Println(n)
+		return err
+	}
+	return fmt.Errorf("no verb %q", args[0])
+}
+
+// transfer sends or receives size bytes; who receives confirms it with a byte.
+func transfer(c net.Conn, send bool, size string) (n int64, err error) {
+	var want int64
+	fmt.Sscan(size, &want)
+	if !send {
+		if n, err = io.CopyN(io.Discard, c, want); err == nil {
+			_, err = c.Write([]byte{1})
+		}
+		return n, err
+	}
+	block := make([]byte, 1<<17)
+	for n < want && err == nil {
+		var w int
+		w, err = c.Write(block[:min(int64(len(block)), want-n)])
+		n += int64(w)
+	}
+	if err == nil {
+		_, err = io.ReadFull(c, block[:1])
+	}
+	return n, err
+}
+
+func testTCP(t *testing.T) {
+	for _, ip := range []string{hostIP4, hostIP6} {
+		port := listen(t, "tcp", net.JoinHostPort(ip, "0"), echo)
+		expect(t, client(t, "tcp", net.JoinHostPort(ip, port), "hello"), "hello\n")
+	}
+	// Nobody listens.
+	_, stderr, status, err := try(client(t, "tcp", hostIP4+":1", "hello"))
+	if err != nil || status.Code != 1 || !strings.Contains(stderr, "connection refused") {
+		t.Errorf("got %+v, %v, %s", status, err, stderr)
+	}
+}
+
+func testTransfer(t *testing.T) {
+	const size = "50000001"
+	for verb, send := range map[string]bool{"up": false, "down": true} {
+		port := listen(t, "tcp", hostIP4+":0", func(c net.Conn) { transfer(c, send, size) })
+		expect(t, client(t, verb, hostIP4+":"+port, size), size+"\n")
+	}
+}
+
+// A connection that broke must not look like one that ended.
+func testReset(t *testing.T) {
+	port := listen(t, "tcp", hostIP4+":0", func(c net.Conn) {
+		io.WriteString(c, "part")
+		io.ReadAll(c)
+		c.(*net.TCPConn).SetLinger(0)
+	})
+	_, stderr, status, err := try(client(t, "tcp", hostIP4+":"+port, "x"))
+	if err != nil || status.Code != 1 || !strings.Contains(stderr, "connection reset") {
+		t.Errorf("got %+v, %v, %s", status, err, stderr)
+	}
+}
+
+func testUDP(t *testing.T) {
+	for _, ip := range []string{hostIP4, hostIP6} {
+		server := echoUDP(t, net.JoinHostPort(ip, "0"), func(b []byte) []byte { return b })
+		expect(t, client(t, "udp", server.String(), "hello"), "hello\n")
+		long := strings.Repeat("x", 9000)
+		expect(t, client(t, "udp", server.String(), long), long+"\n")
+	}
+}
+
+// testDNS has a resolver on the loopback interface, where systemd-resolved is; the one before it is out of order.
+func testDNS(t *testing.T) {
+	answer := func(q []byte) []byte {
+		if len(q) < 12 {
+			return nil
+		}
+		end := 12 + bytes.IndexByte(q[12:], 0) + 5
+		r := append([]byte{}, q[:end]...)
+		copy(r[2:], []byte{0x81, 0x80, 0, 1, 0, 0, 0, 0, 0, 0})
+		if q[end-3] == 1 { // A
+			r[7] = 1
+			r = append(r, 0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 203, 0, 113, 7)
+		}
+		return r
+	}
+	server := echoUDP(t, "127.0.0.1:0", answer)
+	down := echoUDP(t, "127.0.0.1:0", func([]byte) []byte { return nil })
+	for name, resolvers := range map[string][]netip.AddrPort{"one": {server}, "two": {down, server}} {
+		t.Run(name, func(t *testing.T) {
+			r := &sandbox.Runner{Resolvers: resolvers}
+			defer r.Close()
+			var out bytes.Buffer
+			status, err := r.Run(t.Context(), client(t, "lookup", "name.example"), sandbox.Stdio{Out: &out, Err: &out})
+			if err != nil || status.Code != 0 || out.String() != "[203.0.113.7]\n" {
+				t.Errorf("got %+v, %v, %s", status, err, out.String())
+			}
+		})
+	}
+}
+
+func testPing(t *testing.T) {
+	for _, ip := range []string{hostIP4, hostIP6, "192.0.0.1"} {
+		if out := run(t, defaultNet(sh(t, "busybox ping -c 2 -i 0.1 -W 5 "+ip))); !strings.Contains(out, " 0% packet loss") {
+			t.Error(out)
+		}
+	}
+	out, _, status, _ := try(defaultNet(sh(t, "busybox ping -c 1 -W 1 198.51.100.77")))
+	if status.Code == 0 {
+		t.Errorf("somebody answers for a host that is not there:\n%s", out)
+	}
+}
+
+func defaultNet(spec sandbox.Spec) sandbox.Spec {
+	spec.Network = sandbox.NetworkDefault
+	return spec
+}
+
+func testHostIsOutOfReach(t *testing.T) {
+	port := listen(t, "tcp", ":0", echo) // on all addresses
+	for _, host := range []string{"127.0.0.1", "127.1.2.3", "[::1]", "0.0.0.0", "192.0.0.1", "[fd62:7569:6c64::1]", metadataIP4, "[::ffff:127.0.0.1]", "[::127.0.0.1]"} {
+		out, stderr, status, err := try(client(t, "tcp", host+":"+port, "hello"))
+		if err != nil || status.Code != 1 {
+			t.Errorf("%s: got %+v, %v, %s%s", host, status, err, out, stderr)
+		}
+	}
+	// As from a bridge of Docker's.
+	expect(t, client(t, "tcp", hostIP4+":"+port, "hello"), "hello\n")
+}
+
+func testAbstractSockets(t *testing.T) {
+	listen(t, "unix", "@sandbox-test", echo)
+	for network, visible := range map[sandbox.Network]bool{sandbox.NetworkDefault: false, sandbox.NetworkNone: false, sandbox.NetworkHost: true} {
+		spec := client(t, "unix", "@sandbox-test", "hello")
+		spec.Network = network
+		if out, stderr, status, err := try(spec); err != nil || (status.Code == 0) != visible {
+			t.Errorf("%s: got %+v, %v, %s%s", network, status, err, out, stderr)
+		}
+	}
+}
+
+func testPorts(t *testing.T) {
+	var r sandbox.Runner
+	defer r.Close()
+	var group errgroup.Group
+	for range 4 {
+		spec := client(t, "own", "0.0.0.0:8080")
+		group.Go(func() error {
+			var out bytes.Buffer
+			status, err := r.Run(t.Context(), spec, sandbox.Stdio{Out: &out, Err: &out})
+			if err == nil && status.Code != 0 {
+				err = fmt.Errorf("status %+v: %s", status, out.String())
+			}
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// testReuse: a namespace serves the next process as well, but not after something was sent in it.
+func testReuse(t *testing.T) {
+	var r sandbox.Runner
+	defer r.Close()
+	// begin returns the namespace that a process finds, and how much was sent in it before.
+	begin := func(script string) (namespace, sent string) {
+		spec := client(t)
+		spec.Args = []string{"sh", "-c", "readlink /proc/self/ns/net; busybox grep -E '^(Ip|Tcp):' /proc/net/snmp;" + script}
+		var out bytes.Buffer
+		status, err := r.Run(t.Context(), spec, sandbox.Stdio{Out: &out, Err: &out})
+		if err != nil || status.Code != 0 {
+			t.Fatal(status, err, out.String())
+		}
+		namespace, sent, _ = strings.Cut(out.String(), "\n")
+		return namespace, sent
+	}
+	first, nothing := begin("true")
+	if second, _ := begin("exec >&-; /client own 127.0.0.1:80"); second != first {
+		t.Errorf("%q, then %q", first, second)
+	}
+	if _, sent := begin("exec >&-; busybox ping -c 1 -W 5 " + hostIP4); sent != nothing {
+		t.Errorf("the ports of an earlier process may be taken:\n%s", sent)
+	}
+	if _, sent := begin("true"); sent != nothing {
+		t.Errorf("what an earlier process sent is not forgotten:\n%s", sent)
+	}
+}
+
+func testCancel(t *testing.T) {
+	before := runtime.NumGoroutine()
+	port := listen(t, "tcp", hostIP4+":0", echo)
+	var r sandbox.Runner
+	ctx, cancel := context.WithCancelCause(t.Context())
+	out, w := io.Pipe()
+	p, err := r.Start(ctx, defaultNet(sh(t, "(echo ready; sleep 1000) | busybox nc "+hostIP4+" "+port)), sandbox.Stdio{Out: w})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(out, make([]byte, 6)); err != nil { // through the echo
+		t.Fatal(err)
+	}
+	cause := errors.New("no longer wanted")
+	cancel(cause)
+	if _, err := p.Wait(); !errors.Is(err, cause) {
+		t.Error(err)
+	}
+	if _, err := r.Run(t.Context(), defaultNet(sh(t, "true")), sandbox.Stdio{}); err != nil {
+		t.Error(err)
+	}
+	r.Close()
+	for range 100 {
+		if runtime.NumGoroutine() <= before+2 && namespaces() == 0 { // the server has two
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	stacks := make([]byte, 1<<20)
+	t.Errorf("left: %d goroutines more, %d namespaces\n%s", runtime.NumGoroutine()-before, namespaces(), stacks[:runtime.Stack(stacks, true)])
+}
+
+// namespaces counts the descriptors that keep a network namespace.
+func namespaces() (n int) {
+	files, _ := filepath.Glob("/proc/self/fd/*")
+	for _, f := range files {
+		if to, _ := os.Readlink(f); strings.HasPrefix(to, "net:") || strings.HasSuffix(to, "/net/snmp") {
+			n++
+		}
+	}
+	return n
+}
+
+func testInside(t *testing.T) {
+	out := run(t, defaultNet(sh(t, "ip -o addr; ip route; ip -6 route; ls /sys/class/net")))
+	for _, want := range []string{"127.0.0.1/8", "192.0.0.2/29", "fd62:7569:6c64::2/64", "default via 192.0.0.1 dev eth0"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %s in\n%s", want, out)
+		}
+	}
+	if _, stderr, status, _ := try(defaultNet(sh(t, "ip addr add 10.1.1.1/8 dev eth0"))); status.Code == 0 {
+		t.Errorf("the process may change its network: %s", stderr)
+	}
+}
+
+// TestNoNetworkToGive: a host may forbid network namespaces. The plan can then be carried out with another network.
+func TestNoNetworkToGive(t *testing.T) {
+	if os.Getenv(networkVariable) == "" {
+		mode(t)
+		cmd := exec.Command("/proc/self/exe", "-test.v", "-test.run=^TestNoNetworkToGive$")
+		cmd.Env = append(os.Environ(), networkVariable+"=1", modeVariable+"=", "TMPDIR="+t.TempDir())
+		ids := []syscall.SysProcIDMap{{Size: 1}}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS, UidMappings: ids, GidMappings: ids}
+		out, err := cmd.CombinedOutput()
+		t.Logf("%s", out)
+		if err != nil {
+			t.Error(err)
+		}
+		return
+	}
+	if err := os.WriteFile("/proc/sys/user/max_net_namespaces", []byte("0"), 0); err != nil {
+		t.Skip(err)
+	}
+	spec := defaultNet(sh(t, "echo hello"))
+	_, _, _, err := try(spec)
+	var none *sandbox.NetworkError
+	if !errors.As(err, &none) || !errors.Is(err, syscall.ENOSPC) || none.Err.Error() != "new network namespace: no space left on device" {
+		t.Fatalf("got %v", err)
+	}
+	spec.Network = sandbox.NetworkHost
+	expect(t, spec, "hello\n")
+}
+
+// TestAptGetUpdate uses the real network, with the apt of this host, a Debian.
+func TestAptGetUpdate(t *testing.T) {
+	if os.Getenv("SANDBOX_TEST_ONLINE") == "" {
+		t.Skip("SANDBOX_TEST_ONLINE is not set")
+	}
+	if _, err := os.Stat("/etc/debian_version"); err != nil {
+		t.Skip("this host is no Debian")
+	}
+	conf, err := os.ReadFile("/etc/resolv.conf")
+	if err != nil {
+		t.Skip(err)
+	}
+	var r sandbox.Runner
+	defer r.Close()
+	for line := range strings.Lines(string(conf)) {
+		if server, ok := strings.CutPrefix(line, "nameserver "); ok {
+			r.Resolvers = append(r.Resolvers, netip.AddrPortFrom(netip.MustParseAddr(strings.TrimSpace(server)), 53))
+		}
+	}
+	spec := client(t)
+	spec.Args = []string{"sh", "-c", "mkdir -p /tmp/lists/partial /var/cache/apt/archives/partial && apt-get update -o APT::Sandbox::User=root -o Dir::State::Lists=/tmp/lists -o Acquire::Languages=none -o Acquire::Retries=0 -o APT::Update::Error-Mode=any"}
+	spec.Env = append(os.Environ(), "PATH=/usr/sbin:/usr/bin:/sbin:/bin")
+	resolv := filepath.Join(t.TempDir(), "resolv.conf")
+	write(t, resolv, "nameserver 192.0.0.1\n")
+	for _, m := range [][2]string{{"/etc", "/etc"}, {resolv, "/etc/resolv.conf"}, {"/var/lib/dpkg", "/var/lib/dpkg"}} {
+		spec.Mounts = append(spec.Mounts, sandbox.Mount{Type: sandbox.MountBind, Source: m[0], Target: m[1], ReadOnly: true})
+	}
+	var out bytes.Buffer
+	status, err := r.Run(t.Context(), spec, sandbox.Stdio{Out: &out, Err: &out})
+	if err != nil || status.Code != 0 {
+		t.Errorf("status %+v, %v", status, err)
+	}
+	t.Log(out.String())
+}

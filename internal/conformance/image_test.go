@@ -1,0 +1,178 @@
+package conformance
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/validate"
+
+	"github.com/seed0570efb0/build/internal/testkit"
+)
+
+// openArchive returns the only image of an archive of an OCI layout, and checks all of it.
+func openArchive(t *testing.T, archive string) v1.Image {
+	t.Helper()
+	dir := tempDir(t)
+	output(t, exec.Command("tar", "-C", dir, "-xf", archive))
+	return openLayout(t, dir)
+}
+
+func openLayout(t *testing.T, dir string) v1.Image {
+	t.Helper()
+	index, err := layout.ImageIndexFromPath(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := validate.Index(index); err != nil {
+		t.Errorf("index of %s: %v", dir, err)
+	}
+	manifest, err := index.IndexManifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := index.Image(manifest.Manifests[0].Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := validate.Image(img); err != nil {
+		t.Errorf("image of %s: %v", dir, err)
+	}
+	return img
+}
+
+// A fact is something that can be said of an image in a word and a value.
+type fact struct{ key, value string }
+
+func (f fact) String() string { return f.key + " " + f.value }
+
+// configFacts returns what the config of an image says.
+func configFacts(t *testing.T, img v1.Image) []fact {
+	t.Helper()
+	file, err := img.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := file.Config
+	var out []fact
+	add := func(key, value string) { out = append(out, fact{key, value}) }
+	add("Platform", file.Platform().String())
+	for _, kv := range c.Env {
+		k, v, _ := strings.Cut(kv, "=")
+		add("Env "+k, fmt.Sprintf("%q", v))
+	}
+	words := []struct {
+		key  string
+		list []string
+	}{{"Entrypoint", c.Entrypoint}, {"Cmd", c.Cmd}, {"Shell", c.Shell}, {"OnBuild", c.OnBuild}}
+	for _, w := range words {
+		if len(w.list) > 0 {
+			add(w.key, asJSON(t, w.list))
+		}
+	}
+	for _, s := range []fact{{"User", c.User}, {"WorkingDir", c.WorkingDir}, {"StopSignal", c.StopSignal}, {"Author", file.Author}} {
+		if s.value != "" {
+			add(s.key, s.value)
+		}
+	}
+	for _, k := range slices.Sorted(maps.Keys(c.Labels)) {
+		add("Label "+k, fmt.Sprintf("%q", c.Labels[k]))
+	}
+	for _, k := range slices.Sorted(maps.Keys(c.ExposedPorts)) {
+		add("ExposedPort", k)
+	}
+	for _, k := range slices.Sorted(maps.Keys(c.Volumes)) {
+		add("Volume", k)
+	}
+	if c.Healthcheck != nil {
+		add("Healthcheck", asJSON(t, c.Healthcheck))
+	}
+	return out
+}
+
+func asJSON(t *testing.T, v any) string {
+	t.Helper()
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// historyLines returns a line for each step that the image remembers, and checks that each that is not
+// empty has a layer.
+func historyLines(t *testing.T, img v1.Image) []string {
+	t.Helper()
+	file, err := img.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	layers := 0
+	for _, h := range file.History {
+		word := "empty"
+		if !h.EmptyLayer {
+			word = "layer"
+			layers++
+		}
+		out = append(out, word+" "+h.CreatedBy)
+	}
+	if layers != len(file.RootFS.DiffIDs) {
+		t.Errorf("history speaks of %d layers, the image has %d", layers, len(file.RootFS.DiffIDs))
+	}
+	return out
+}
+
+// treeChanges returns the listing of an image without the lines that its base has too. What is gone from the
+// base is said when the image has anything of it.
+func treeChanges(t *testing.T, img v1.Image) []string {
+	t.Helper()
+	old := map[string]bool{}
+	for line := range strings.Lines(testkit.ShowImage(t, testkit.Busybox(t))) {
+		old[line] = true
+	}
+	var out []string
+	paths, based := map[string]bool{}, false
+	for line := range strings.Lines(testkit.ShowImage(t, img)) {
+		paths[pathOf(line)] = true
+		if old[line] {
+			based = true
+		} else {
+			out = append(out, strings.TrimSuffix(line, "\n"))
+		}
+	}
+	for _, line := range slices.Sorted(maps.Keys(old)) {
+		if p := pathOf(line); based && !paths[p] {
+			out = append(out, "gone "+p)
+		}
+	}
+	return out
+}
+
+// pathOf returns the path in a line of a listing: what follows mode, owner and type. It has no blanks in any case.
+func pathOf(line string) string { return strings.Fields(line)[3] }
+
+// describe returns the text of expect.txt for an image.
+func describe(t *testing.T, img v1.Image) string {
+	t.Helper()
+	var b strings.Builder
+	section := func(title string, lines []string) {
+		if len(lines) > 0 {
+			fmt.Fprintf(&b, "%s\n  %s\n", title, strings.Join(lines, "\n  "))
+		}
+	}
+	var config []string
+	for _, f := range configFacts(t, img) {
+		config = append(config, f.String())
+	}
+	section("config", config)
+	section("history", historyLines(t, img))
+	section("files", treeChanges(t, img))
+	return b.String()
+}

@@ -1,0 +1,85 @@
+package snapshot
+
+import (
+	"archive/tar"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/seed0570efb0/build/internal/digest"
+)
+
+// Who may not make devices, as in a user namespace, can use images that hold some.
+func TestDevicesThatCannotBeMadeAreLeftOut(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: owners are set")
+	}
+	dir := t.TempDir()
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with its capability lost
+		done <- func() error {
+			if err := dropMknod(); err != nil {
+				return err
+			}
+			x, err := newExtractor(dir)
+			if err != nil {
+				return err
+			}
+			defer x.Close()
+			for _, e := range []Entry{{Path: "dev/console", Type: Char, Major: 5, Minor: 1}, {Path: "dev/gone", Type: Whiteout}, {Path: "dev/p", Type: Fifo}} {
+				if err := x.entry(&e, nil); err != nil {
+					return err
+				}
+			}
+			return x.finish()
+		}()
+	}()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	names, _ := filepath.Glob(dir + "/dev/*")
+	if len(names) != 2 {
+		t.Errorf("made: %v, want the whiteout and the fifo", names)
+	}
+}
+
+func dropMknod() error {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return err
+	}
+	data[0].Effective &^= 1 << unix.CAP_MKNOD
+	return unix.Capset(&header, &data[0])
+}
+
+// A whiteout beside a directory of the same name hides what is below it, in the tree as in the view.
+func TestWhiteoutAndDirectoryAreOpaque(t *testing.T) {
+	dir := tar.Header{Name: "d/", Typeflag: tar.TypeDir, Mode: 0o755}
+	file := tar.Header{Name: "d/new", Typeflag: tar.TypeReg, Linkname: "new"}
+	gone := tar.Header{Name: ".wh.d", Typeflag: tar.TypeReg}
+	for name, headers := range map[string][]tar.Header{"before": {gone, dir, file}, "after": {dir, file, gone}} {
+		s := testStore(t)
+		base := layerOn(t, s, digest.Digest{}, "d d", "f d/old old")
+		top, err := tarLayer(t, s, base, headers...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff([]string{"d d", "f d/new"}, list(t, s, top)); d != "" {
+			t.Errorf("%s: the view: %s", name, d)
+		}
+		trees, err := s.Trees(t.Context(), top)
+		if err != nil {
+			t.Fatal(err)
+		}
+		value := make([]byte, 8)
+		if n, err := unix.Getxattr(filepath.Join(trees[0], "d"), overlayXattr+"opaque", value); err != nil || string(value[:n]) != "y" {
+			t.Errorf("%s: the tree does not hide what is below: %v", name, err)
+		}
+	}
+}

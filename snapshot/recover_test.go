@@ -1,0 +1,274 @@
+package snapshot
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/seed0570efb0/build/cache"
+	"github.com/seed0570efb0/build/internal/digest"
+)
+
+// upper makes a folder as a RUN leaves it.
+func upper(t *testing.T, s *Store) string {
+	t.Helper()
+	tmp, err := s.disk.NewTempDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { tmp.Remove() })
+	dir := tmp.Join("upper")
+	if err := os.MkdirAll(filepath.Join(dir, "d"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "d/f"), []byte("content"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"d/f", "d"} {
+		if err := os.Chtimes(filepath.Join(dir, name), epoch, epoch); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// The table of contents of a RUN's layer is made again from its tree.
+func TestLostTOCIsMadeAgainFromTheTree(t *testing.T) {
+	s := testStore(t)
+	id, err := s.CommitTree(t.Context(), digest.Digest{}, upper(t, s), nil, epoch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, _ := s.Chain(id)
+	for name, lose := range map[string]func(file string) error{
+		"cut":     func(file string) error { return os.Truncate(file, 10) },
+		"missing": os.Remove,
+	} {
+		if err := lose(s.disk.Path(layerFile(c.Layer, "toc"))); err != nil {
+			t.Fatal(err)
+		}
+		fresh := New(s.disk, s.fetch)
+		v, err := fresh.View(t.Context(), id)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if b, _, err := ReadFile(v, "d/f", 100); string(b) != "content" || err != nil {
+			t.Errorf("%s: %q %v", name, b, err)
+		}
+	}
+}
+
+// A layer whose tree was unpacked from a blob is read from the blob: other tools write other tars of the same files.
+func TestForeignLayerIsReadFromItsBlob(t *testing.T) {
+	var plain, zipped bytes.Buffer
+	w := tar.NewWriter(&plain)
+	w.WriteHeader(&tar.Header{Name: "./f", Typeflag: tar.TypeReg, Mode: 0o644, Uname: "somebody"})
+	w.Close()
+	z := gzip.NewWriter(&zipped)
+	z.Write(plain.Bytes())
+	z.Close()
+
+	s := testStore(t)
+	layer := digest.Of(plain.Bytes())
+	if _, err := s.disk.WriteBlob(zipped.Bytes()); err != nil {
+		t.Fatal(err)
+	}
+	blob := Blob{Digest: digest.Of(zipped.Bytes()), MediaType: MediaTypeTarGzip, Size: int64(zipped.Len())}
+	if err := s.AddBlob(t.Context(), layer, blob); err != nil {
+		t.Fatal(err)
+	}
+	id, err := s.AppendImage([]digest.Digest{layer})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Trees(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	c, _ := s.Chain(id)
+	if _, err := s.Compressed(t.Context(), c, MediaTypeTarZstd); err != nil {
+		t.Error(err)
+	}
+	if !s.hasTree(c) {
+		t.Error("the tree, which is right, was removed")
+	}
+}
+
+// A compressed blob that is damaged is named and removed, whatever its damage does to who reads it.
+func TestDamagedCompressedBlobIsRemoved(t *testing.T) {
+	var plain, zipped bytes.Buffer
+	w := tar.NewWriter(&plain)
+	w.WriteHeader(&tar.Header{Name: "f", Typeflag: tar.TypeReg, Mode: 0o644})
+	w.Close()
+	z := gzip.NewWriter(&zipped)
+	z.Write(plain.Bytes())
+	z.Close()
+	for name, read := range map[string]func(s *Store, id digest.Digest) error{
+		"for its contents": func(s *Store, id digest.Digest) error { _, err := s.View(t.Context(), id); return err },
+		"for another form": func(s *Store, id digest.Digest) error {
+			c, _ := s.Chain(id)
+			_, err := s.Compressed(t.Context(), c, MediaTypeTarZstd)
+			return err
+		},
+		"for its tree": func(s *Store, id digest.Digest) error { _, err := s.Trees(t.Context(), id); return err },
+	} {
+		s := testStore(t)
+		layer := digest.Of(plain.Bytes())
+		b, err := s.disk.WriteBlob(zipped.Bytes())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.AddBlob(t.Context(), layer, Blob{Digest: b, MediaType: MediaTypeTarGzip, Size: int64(zipped.Len())}); err != nil {
+			t.Fatal(err)
+		}
+		id, err := s.AppendImage([]digest.Digest{layer})
+		if err != nil {
+			t.Fatal(err)
+		}
+		bad := bytes.Clone(zipped.Bytes())
+		bad[len(bad)-10] ^= 0xff
+		if err := os.WriteFile(s.disk.Path("blobs/sha256/"+b.Hex()[:2]+"/"+b.Hex()[2:]), bad, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var damaged *cache.DamagedError
+		if err := read(s, id); !errors.As(err, &damaged) {
+			t.Errorf("%s: %v, want a DamagedError", name, err)
+		}
+		if _, ok := s.disk.BlobSize(b); ok {
+			t.Errorf("%s: the damaged blob is kept", name)
+		}
+	}
+}
+
+// An end of the context ends work in the midst of a large file.
+func TestWorkEndsWithTheContext(t *testing.T) {
+	cause := errors.New("enough")
+	const size = 64 << 20
+	big := func(cancel context.CancelCauseFunc) io.Reader {
+		return io.MultiReader(io.LimitReader(zeros{}, 1<<20), once(func() { cancel(cause) }), io.LimitReader(zeros{}, size-1<<20))
+	}
+	s := testStore(t)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	v, err := s.View(ctx, digest.Digest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := NewChanges(v)
+	if err := c.Put(Entry{Path: "f", Type: Regular, Size: size}, func() (io.ReadCloser, error) { return io.NopCloser(big(cancel)), nil }); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Commit(ctx, digest.Digest{}, c, epoch); !errors.Is(err, cause) {
+		t.Errorf("Commit: %v", err)
+	}
+	if _, err := s.CommitTree(ctx, digest.Digest{}, upper(t, s), nil, epoch); !errors.Is(err, cause) {
+		t.Errorf("CommitTree: %v", err)
+	}
+	id := layerOn(t, s, digest.Digest{}, "f f content")
+	if _, err := s.Trees(ctx, id); !errors.Is(err, cause) {
+		t.Errorf("Trees: %v", err)
+	}
+	chain, _ := s.Chain(id)
+	if _, err := s.Compressed(ctx, chain, MediaTypeTarGzip); !errors.Is(err, cause) {
+		t.Errorf("Compressed: %v", err)
+	}
+	if _, err := s.inflate(ctx, chain.Layer); err != nil && !errors.Is(err, cause) {
+		t.Errorf("inflate: %v", err)
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+// once is a reader without bytes that does something when it is reached.
+type once func()
+
+func (f once) Read([]byte) (int, error) { f(); return 0, io.EOF }
+
+// Of two that need a compressed layer at once, one makes it.
+func TestCompressedIsMadeByOne(t *testing.T) {
+	s := testStore(t)
+	id := layerOn(t, s, digest.Digest{}, "f f content")
+	c, _ := s.Chain(id)
+	unlock, err := s.disk.Lock(t.Context(), "compress/"+c.Layer.Hex())
+	if err != nil {
+		t.Fatal(err)
+	}
+	waited := make(chan Blob)
+	go func() {
+		b, err := s.Compressed(t.Context(), c, MediaTypeTarGzip)
+		if err != nil {
+			t.Error(err)
+		}
+		waited <- b
+	}()
+	time.Sleep(50 * time.Millisecond) // so that it waits for the lock
+	want, err := s.compress(t.Context(), c, MediaTypeTarGzip)
+	if err != nil {
+		t.Fatal(err)
+	}
+	blob := s.disk.Path("blobs/sha256/" + want.Digest.Hex()[:2] + "/" + want.Digest.Hex()[2:])
+	before, err := os.Stat(blob)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock()
+	if b := <-waited; b.Digest != want.Digest {
+		t.Errorf("%v, want %v", b.Digest, want.Digest)
+	}
+	if after, err := os.Stat(blob); err != nil || !os.SameFile(before, after) {
+		t.Errorf("it was made again: %v", err)
+	}
+}
+
+// What a full disk keeps from being recorded does not stay either: it would keep the disk full.
+func TestLayerThatCannotBeRecordedIsNotKept(t *testing.T) {
+	s := testStore(t)
+	run := func(s *Store) (digest.Digest, error) {
+		return s.CommitTree(t.Context(), digest.Digest{}, upper(t, s), nil, epoch)
+	}
+	place := func(s *Store) (digest.Digest, error) {
+		v, err := s.View(t.Context(), digest.Digest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := NewChanges(v)
+		if err := c.Put(Entry{Path: "f", Type: Regular}, func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(nil)), nil }); err != nil {
+			t.Fatal(err)
+		}
+		return s.Commit(t.Context(), digest.Digest{}, c, epoch)
+	}
+	for name, make := range map[string]func(*Store) (digest.Digest, error){"RUN": run, "COPY": place} {
+		id, err := make(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, _ := s.Chain(id)
+		toc := s.disk.Path(layerFile(c.Layer, "toc"))
+		blob := s.disk.Path("blobs/sha256/" + c.Layer.Hex()[:2] + "/" + c.Layer.Hex()[2:])
+		tree := s.disk.Path(layerFile(c.Layer, "tree"))
+		for _, f := range []string{toc, blob, tree} {
+			if err := os.RemoveAll(f); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Mkdir(toc, 0o700); err != nil { // nothing can be written there now
+			t.Fatal(err)
+		}
+		if _, err := make(New(s.disk, s.fetch)); err == nil {
+			t.Fatalf("%s: it was recorded", name)
+		}
+		for _, f := range []string{blob, tree} {
+			if _, err := os.Lstat(f); err == nil {
+				t.Errorf("%s: %s is kept", name, filepath.Base(f))
+			}
+		}
+	}
+}
