@@ -137,7 +137,7 @@ func TestCopyIsDeterministic(t *testing.T) {
 	var want digest.Digest
 	for range 2 {
 		x := newExecutor(t)
-		x.folder(t, t.TempDir(), "b/x 640 @5 = x", "b/y 600 @6 = y", "a @7 = a", "z => a", "l @8 -> b/x")
+		x.folder(t, t.TempDir(), "b/ @4", "b/x 640 @5 = x", "b/y 600 @6 = y", "a @7 = a", "z => a", "l @8 -> b/x")
 		v := copyOf(&llb.Copy{Sources: []llb.Source{{Path: "/"}}, Dest: "/dest/"})
 		got, err := x.Execute(t.Context(), v, make([]digest.Digest, 2))
 		if err != nil {

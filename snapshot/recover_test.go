@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/seed0570efb0/build/cache"
 	"github.com/seed0570efb0/build/internal/digest"
@@ -201,15 +200,19 @@ func TestCompressedIsMadeByOne(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	waited := make(chan Blob)
+	waiting, waited := make(chan struct{}), make(chan Blob, 1)
 	go func() {
-		b, err := s.Compressed(t.Context(), c, MediaTypeTarGzip)
+		b, err := s.Compressed(waitingContext{t.Context(), waiting}, c, MediaTypeTarGzip)
 		if err != nil {
 			t.Error(err)
 		}
 		waited <- b
 	}()
-	time.Sleep(50 * time.Millisecond) // so that it waits for the lock
+	select {
+	case <-waiting:
+	case <-waited:
+		t.Fatal("it does not wait for the one who makes it")
+	}
 	want, err := s.compress(t.Context(), c, MediaTypeTarGzip)
 	if err != nil {
 		t.Fatal(err)
@@ -226,6 +229,17 @@ func TestCompressedIsMadeByOne(t *testing.T) {
 	if after, err := os.Stat(blob); err != nil || !os.SameFile(before, after) {
 		t.Errorf("it was made again: %v", err)
 	}
+}
+
+// A waitingContext tells that somebody waits for a lock and for its end, which is the first time that its Done is asked for.
+type waitingContext struct {
+	context.Context
+	waiting chan struct{}
+}
+
+func (c waitingContext) Done() <-chan struct{} {
+	close(c.waiting)
+	return c.Context.Done()
 }
 
 // What a full disk keeps from being recorded does not stay either: it would keep the disk full.

@@ -111,7 +111,7 @@ func FuzzIgnore(f *testing.F) {
 		}
 		l, _ := NewLocal(dir, patterns, nil)
 		if err := snapshot.Walk(l, ".", func(snapshot.Entry) (bool, error) { return true, nil }); err != nil {
-			t.Skip(err)
+			return // a pattern that only shows to be wrong when it meets a path
 		}
 		for _, p := range paths(t, dir, patterns) {
 			if _, err := os.Lstat(filepath.Join(dir, p)); err != nil {

@@ -234,12 +234,8 @@ func TestErrors(t *testing.T) {
 		}
 		host := l.Addr().String()
 		l.Close()
-		start := time.Now()
 		_, err = newImages(t).Resolve(t.Context(), host+"/app:1", amd64, false)
 		wantError(t, err, nil, "connection refused", "nothing listens there")
-		if d := time.Since(start); d > 10*time.Second {
-			t.Errorf("took %v", d)
-		}
 	})
 	t.Run("cut config", func(t *testing.T) {
 		host := testkit.Registry(t, testkit.CutBlobs(10))
