@@ -39,11 +39,16 @@ func (x *Executor) folder(t *testing.T, dir string, specs ...string) {
 	x.Locals["context"] = l
 }
 
-func copyOf(c *llb.Copy) *llb.Vertex {
-	c.From = 1
+// onContext returns a vertex with scratch and the context as inputs.
+func onContext(op llb.Op) *llb.Vertex {
 	scratch := llb.New(&llb.Image{}, nil, llb.Meta{})
 	local := llb.New(&llb.Local{Name: "context"}, nil, llb.Meta{})
-	return llb.New(&llb.File{Actions: []llb.Action{c}}, []*llb.Vertex{scratch, local}, llb.Meta{})
+	return llb.New(op, []*llb.Vertex{scratch, local}, llb.Meta{})
+}
+
+func copyOf(c *llb.Copy) *llb.Vertex {
+	c.From = 1
+	return onContext(&llb.File{Actions: []llb.Action{c}})
 }
 
 func key(t *testing.T, x *Executor, v *llb.Vertex) cache.Key {

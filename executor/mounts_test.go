@@ -22,9 +22,7 @@ import (
 
 // run returns a vertex that mounts things of a local folder on scratch.
 func run(mounts ...llb.Mount) *llb.Vertex {
-	scratch := llb.New(&llb.Image{}, nil, llb.Meta{})
-	local := llb.New(&llb.Local{Name: "context"}, nil, llb.Meta{})
-	return llb.New(&llb.Exec{Args: []string{"true"}, Mounts: mounts}, []*llb.Vertex{scratch, local}, llb.Meta{})
+	return onContext(&llb.Exec{Args: []string{"true"}, Mounts: mounts})
 }
 
 func bindOf(source string) llb.Mount {

@@ -117,12 +117,7 @@ func (f *folder) create(dir int, e snapshot.Entry) error {
 			return err
 		}
 	case snapshot.Hardlink:
-		keep, err := unix.FcntlInt(uintptr(dir), unix.F_DUPFD_CLOEXEC, 0) // dir is valid until root is asked again
-		if err != nil {
-			return err
-		}
-		defer unix.Close(keep)
-		return f.root.At("link to", e.Link, func(d int, n string) error { return unix.Linkat(d, n, keep, f.temp, 0) })
+		return f.root.Link(e.Link, dir, f.temp)
 	case snapshot.Fifo:
 		if err := unix.Mknodat(dir, f.temp, unix.S_IFIFO|e.Mode&0o777, 0); err != nil {
 			return err
@@ -130,7 +125,7 @@ func (f *folder) create(dir int, e snapshot.Entry) error {
 	default:
 		return fmt.Errorf("entry of unknown type %q", e.Type)
 	}
-	return setTime(dir, f.temp, e)
+	return safefs.SetTime(dir, f.temp, e.Mtime)
 }
 
 func (f *folder) createFile(dir int, e snapshot.Entry) error {
@@ -157,12 +152,7 @@ func (f *folder) createFile(dir int, e snapshot.Entry) error {
 	if err != nil {
 		return err
 	}
-	return setTime(dir, f.temp, e)
-}
-
-func setTime(dir int, name string, e snapshot.Entry) error {
-	t := unix.Timespec{Sec: e.Mtime}
-	return unix.UtimesNanoAt(dir, name, []unix.Timespec{t, t}, unix.AT_SYMLINK_NOFOLLOW)
+	return safefs.SetTime(dir, f.temp, e.Mtime)
 }
 
 // finish gives directories their modes and times, the innermost first.
@@ -173,7 +163,7 @@ func (f *folder) finish() error {
 			if err := unix.Fchmodat(dir, name, e.Mode, 0); err != nil {
 				return err
 			}
-			return setTime(dir, name, e)
+			return safefs.SetTime(dir, name, e.Mtime)
 		})
 		if err != nil {
 			return err

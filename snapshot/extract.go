@@ -110,7 +110,7 @@ func (x *extractor) create(dir int, name string, e *Entry, content io.Reader) er
 	case Symlink:
 		return unix.Symlinkat(e.Link, dir, name)
 	case Hardlink:
-		return x.link(dir, name, e)
+		return x.root.Link(e.Link, dir, name)
 	case Char:
 		return unix.Mknodat(dir, name, unix.S_IFCHR|0o600, int(unix.Mkdev(e.Major, e.Minor)))
 	case Block:
@@ -140,16 +140,6 @@ func (x *extractor) createFile(dir int, name string, content io.Reader) error {
 	return err
 }
 
-// link makes a hard link. dir is the remembered parent of root, so the target is opened by its own path.
-func (x *extractor) link(dir int, name string, e *Entry) error {
-	keep, err := unix.FcntlInt(uintptr(dir), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(keep)
-	return x.root.At("link to", e.Link, func(d int, n string) error { return unix.Linkat(d, n, keep, name, 0) })
-}
-
 func withFD(dir int, name string, flags int, f func(fd int) error) error {
 	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC|flags, 0)
 	if err != nil {
@@ -177,7 +167,7 @@ func setMetadata(root *safefs.Root, e *Entry) error {
 				return err
 			}
 		}
-		return setTime(dir, name, e.Mtime)
+		return safefs.SetTime(dir, name, e.Mtime)
 	})
 }
 
@@ -188,11 +178,6 @@ func setXattrs(fd int, xattrs map[string]string) error {
 		}
 	}
 	return nil
-}
-
-func setTime(dir int, name string, mtime int64) error {
-	t := unix.Timespec{Sec: mtime}
-	return unix.UtimesNanoAt(dir, name, []unix.Timespec{t, t}, unix.AT_SYMLINK_NOFOLLOW)
 }
 
 // finish sets the times of directories, which making their entries has changed.
@@ -206,7 +191,7 @@ func (x *extractor) finish() error {
 		if err != nil {
 			return err
 		}
-		if err := x.root.At("set time of", e.Path, func(dir int, name string) error { return setTime(dir, name, e.Mtime) }); err != nil {
+		if err := x.root.At("set time of", e.Path, func(dir int, name string) error { return safefs.SetTime(dir, name, e.Mtime) }); err != nil {
 			return err
 		}
 	}

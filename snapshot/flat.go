@@ -223,7 +223,7 @@ func (f *Flat) resetTimes() error {
 		if p == "." {
 			continue
 		}
-		err := root.At("set time of", p, func(dir int, name string) error { return setTime(dir, name, f.times[p]) })
+		err := root.At("set time of", p, func(dir int, name string) error { return safefs.SetTime(dir, name, f.times[p]) })
 		if err != nil {
 			return err
 		}

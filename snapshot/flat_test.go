@@ -91,15 +91,7 @@ func shell(t *testing.T, dir, script string) {
 
 func topEntries(t *testing.T, s *Store, id digest.Digest) []Entry {
 	t.Helper()
-	c, err := s.Chain(id)
-	if err != nil {
-		t.Fatal(err)
-	}
-	toc, err := s.TOC(t.Context(), c.Layer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return toc.Entries
+	return topTOC(t, s, id).Entries
 }
 
 func overlayContent(t *testing.T, s *Store, base digest.Digest, script string) []Entry {

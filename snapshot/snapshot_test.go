@@ -99,6 +99,20 @@ func tarLayer(t testing.TB, s *Store, parent digest.Digest, headers ...tar.Heade
 	return s.Append(parent, d, d, time.Time{})
 }
 
+// topTOC returns the table of contents of a chain's topmost layer.
+func topTOC(t testing.TB, s *Store, id digest.Digest) *TOC {
+	t.Helper()
+	c, err := s.Chain(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	toc, err := s.TOC(t.Context(), c.Layer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return toc
+}
+
 func list(t testing.TB, s *Store, id digest.Digest) []string {
 	t.Helper()
 	v, err := s.View(t.Context(), id)
@@ -121,14 +135,7 @@ func list(t testing.TB, s *Store, id digest.Digest) []string {
 func TestTOCRoundTrip(t *testing.T) {
 	s := testStore(t)
 	id := layerOn(t, s, digest.Digest{}, "d etc", "f etc/a hello", "h etc/b etc/a", "l etc/l ../x", "d etc-x", "f etc.conf x")
-	c, err := s.Chain(id)
-	if err != nil {
-		t.Fatal(err)
-	}
-	toc, err := s.TOC(t.Context(), c.Layer)
-	if err != nil {
-		t.Fatal(err)
-	}
+	toc := topTOC(t, s, id)
 	toc.Entries[1].Xattrs = map[string]string{"user.a": "\x00\x01", "security.capability": ""}
 	got, err := ParseTOC(toc.Marshal())
 	if err != nil {
@@ -478,8 +485,7 @@ func TestClaimedBlobsAreNotTrusted(t *testing.T) {
 func TestHardLinksComeAfterTheirFile(t *testing.T) {
 	s := testStore(t)
 	id := layerOn(t, s, digest.Digest{}, "f z content", "h a z", "h m z")
-	c, _ := s.Chain(id)
-	toc, _ := s.TOC(t.Context(), c.Layer)
+	toc := topTOC(t, s, id)
 	var got []string
 	for _, e := range toc.Entries {
 		got = append(got, fmt.Sprintf("%c %s %s", e.Type, e.Path, e.Link))

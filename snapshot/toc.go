@@ -180,22 +180,23 @@ func (d *decoder) byte() byte {
 
 func (d *decoder) varint() int64 {
 	v, n := binary.Varint(d.b)
-	if n <= 0 {
-		d.bad = true
-		return 0
-	}
-	d.b = d.b[n:]
+	d.skip(n)
 	return v
 }
 
 func (d *decoder) uvarint() uint64 {
 	v, n := binary.Uvarint(d.b)
+	d.skip(n)
+	return v
+}
+
+// skip leaves out the n bytes of a number that was read, which is 0 when n says that there is none.
+func (d *decoder) skip(n int) {
 	if n <= 0 {
 		d.bad = true
-		return 0
+		return
 	}
 	d.b = d.b[n:]
-	return v
 }
 
 func (d *decoder) string() string {

@@ -138,6 +138,22 @@ func (r *Root) At(op, p string, f func(dir int, name string) error) error {
 	return r.wrap(op, p, f(dir, name))
 }
 
+// Link makes a hard link to p, called name in the folder dir; dir may be the descriptor that Parent or At gave.
+func (r *Root) Link(p string, dir int, name string) error {
+	keep, err := unix.FcntlInt(uintptr(dir), unix.F_DUPFD_CLOEXEC, 0) // dir is only valid until the next call
+	if err != nil {
+		return err
+	}
+	defer unix.Close(keep)
+	return r.At("link to", p, func(d int, n string) error { return unix.Linkat(d, n, keep, name, 0) })
+}
+
+// SetTime gives name in the folder dir, and not what a link points to, a time in whole seconds since 1970.
+func SetTime(dir int, name string, seconds int64) error {
+	t := unix.Timespec{Sec: seconds}
+	return unix.UtimesNanoAt(dir, name, []unix.Timespec{t, t}, unix.AT_SYMLINK_NOFOLLOW)
+}
+
 // RemoveAll removes p and all that is in it; one that is not there is no error.
 func (r *Root) RemoveAll(p string) error {
 	r.Forget()
