@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/seed0570efb0/build/executor/sandbox"
+	"github.com/seed0570efb0/build/internal/owners"
 	"github.com/seed0570efb0/build/llb"
 	"github.com/seed0570efb0/build/snapshot"
 )
@@ -37,8 +38,11 @@ func (c *container) agent(m *llb.Mount) error {
 	}
 	c.held = append(c.held, forward(l, serve))
 	socket := c.tmp.Join(name)
-	if err := os.Lchown(socket, m.Access.UID, m.Access.GID); err != nil {
-		return err
+	// A socket can carry no mark, and with one id every process may use it as its owner does.
+	if !owners.OneID() {
+		if err := os.Lchown(socket, m.Access.UID, m.Access.GID); err != nil {
+			return err
+		}
 	}
 	if err := os.Chmod(socket, os.FileMode(m.Access.Mode&0o777)); err != nil {
 		return err

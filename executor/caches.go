@@ -16,6 +16,7 @@ import (
 
 	"github.com/seed0570efb0/build/executor/sandbox"
 	"github.com/seed0570efb0/build/internal/digest"
+	"github.com/seed0570efb0/build/internal/owners"
 	"github.com/seed0570efb0/build/llb"
 	"github.com/seed0570efb0/build/snapshot"
 )
@@ -187,7 +188,7 @@ func (x *Executor) makeCache(ctx context.Context, cm *cacheMount, name string) e
 		err = snapshot.WriteEntries(tmp.Path, []snapshot.Entry{{Path: at, Type: snapshot.Dir, Mode: 0o755, Mtime: x.Now().Unix()}})
 	}
 	if a := cm.access; a != nil && err == nil {
-		err = errors.Join(os.Lchown(tmp.Join(at), a.UID, a.GID), unix.Chmod(tmp.Join(at), a.Mode))
+		err = errors.Join(owners.Chown(tmp.Join(at), a.UID, a.GID), unix.Chmod(tmp.Join(at), a.Mode))
 	}
 	if err != nil {
 		return err

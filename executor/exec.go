@@ -15,6 +15,7 @@ import (
 	"github.com/seed0570efb0/build/cache"
 	"github.com/seed0570efb0/build/executor/sandbox"
 	"github.com/seed0570efb0/build/internal/digest"
+	"github.com/seed0570efb0/build/internal/owners"
 	"github.com/seed0570efb0/build/llb"
 	"github.com/seed0570efb0/build/snapshot"
 )
@@ -72,7 +73,7 @@ func (x *Executor) exec(ctx context.Context, v *llb.Vertex, op *llb.Exec, inputs
 	if status.Code != 0 {
 		return digest.Digest{}, &ExitError{op.Args, status, x.Limits.Memory}
 	}
-	return x.commit(ctx, c, inputs[0])
+	return x.commit(ctx, c, inputs[0], proc.LinkOwner)
 }
 
 // A process is what prepare needs to know of what is to run.
@@ -144,6 +145,9 @@ func (x *Executor) prepare(ctx context.Context, root digest.Digest, p process) (
 		Root: sandbox.Root{Lower: append([]string{tmp.Join("stub")}, lower...), Upper: tmp.Join("upper"), Work: tmp.Join("work"), Target: tmp.Join("root")},
 	}
 	c.spec.Limits, c.spec.ShmSize = x.Limits, x.ShmSize
+	if owners.OneID() {
+		c.spec.OneUID, c.spec.Links = true, view.Links()
+	}
 	if p.Hostname == "" {
 		c.spec.Hostname = defaultHostname
 	}

@@ -89,10 +89,10 @@ func (c *container) inChroot() error {
 	return sandbox.FillDev(c.tmp.Join("flat", "dev"))
 }
 
-// commit makes the layer of what the process of c has changed.
-func (x *Executor) commit(ctx context.Context, c *container, root digest.Digest) (digest.Digest, error) {
+// commit makes the layer of what the process of c has changed; links tells owners that no file can.
+func (x *Executor) commit(ctx context.Context, c *container, root digest.Digest, links snapshot.LinkOwner) (digest.Digest, error) {
 	if c.flat != nil {
-		return x.Layers.CommitFlat(ctx, c.flat, x.Now())
+		return x.Layers.CommitFlat(ctx, c.flat, links, x.Now())
 	}
-	return x.Layers.CommitTree(ctx, root, c.spec.Root.Upper, x.Now())
+	return x.Layers.CommitTree(ctx, root, c.spec.Root.Upper, links, x.Now())
 }

@@ -104,8 +104,8 @@ func (s *Store) openForm(ctx context.Context, layer digest.Digest) (io.ReadClose
 		}
 		return r, &b, nil
 	}
-	if dir := s.disk.Path(layerFile(layer, "tree")); errors.Is(err, ErrUnavailable) && isDir(dir) {
-		r, err := s.tarFromTree(ctx, layer, dir)
+	if dir, marked, ok := s.capturedTree(layer); ok && errors.Is(err, ErrUnavailable) {
+		r, err := s.tarFromTree(ctx, layer, dir, marked)
 		return r, nil, err
 	}
 	return nil, nil, err

@@ -10,27 +10,34 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/seed0570efb0/build/internal/owners"
 )
 
+// A LinkOwner tells who owns a symbolic link or a pipe of a marked tree; the file is base in the folder dir, and at
+// the path name in the tree.
+type LinkOwner func(dir int, base, name string) (owners.Mark, error)
+
 // capture adds everything in dir, a tree in overlay form that nobody changes meanwhile, to w. The
-// digests in known, which may be nil, save hashing files again.
-func capture(ctx context.Context, w *Writer, dir string, known *TOC) error {
+// digests in known, which may be nil, save hashing files again. In a marked tree the owners are those of the
+// marks and of links, see package owners.
+func capture(ctx context.Context, w *Writer, dir string, known *TOC, marked bool, links LinkOwner) error {
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: dir, Err: err}
 	}
-	c := capturer{ctx: ctx, w: w, known: known, names: map[[2]uint64]string{}}
+	c := capturer{ctx: ctx, w: w, known: known, marked: marked, links: links, names: map[[2]uint64]string{}}
 	return c.dir(os.NewFile(uintptr(fd), dir), ".")
 }
 
 // captureOnly is capture for a folder that holds more than the layer: only what is picked is added, and whiteouts
 // for what is gone.
-func captureOnly(ctx context.Context, w *Writer, dir string, picked map[string]pick) error {
+func captureOnly(ctx context.Context, w *Writer, dir string, picked map[string]pick, marked bool, links LinkOwner) error {
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: dir, Err: err}
 	}
-	c := capturer{ctx: ctx, w: w, names: map[[2]uint64]string{}, picked: picked, gone: map[string][]string{}}
+	c := capturer{ctx: ctx, w: w, marked: marked, links: links, names: map[[2]uint64]string{}, picked: picked, gone: map[string][]string{}}
 	for p, k := range picked {
 		if k == pickGone {
 			c.gone[parentOf(p)] = append(c.gone[parentOf(p)], path.Base(p))
@@ -43,6 +50,10 @@ type capturer struct {
 	ctx   context.Context
 	w     *Writer
 	known *TOC
+
+	marked bool
+	links  LinkOwner // nil: as in known
+
 	// picked, when not nil, is what is added; gone has those of it that are gone, by directory.
 	picked map[string]pick
 	gone   map[string][]string
@@ -93,6 +104,9 @@ func (c *capturer) entry(dir int, name, p string) error {
 			return &os.PathError{Op: "readlink", Path: p, Err: err}
 		}
 		e.Link = string(buf[:n])
+		if err := c.ownLink(dir, name, &e); err != nil {
+			return &os.PathError{Op: "owner", Path: p, Err: err}
+		}
 	case unix.S_IFCHR:
 		if st.Rdev == 0 {
 			return c.w.Add(Entry{Path: p, Type: Whiteout}, nil)
@@ -102,10 +116,47 @@ func (c *capturer) entry(dir int, name, p string) error {
 		e.Type, e.Major, e.Minor = Block, unix.Major(st.Rdev), unix.Minor(st.Rdev)
 	case unix.S_IFIFO:
 		e.Type = Fifo
+		if err := c.ownLink(dir, name, &e); err != nil {
+			return &os.PathError{Op: "owner", Path: p, Err: err}
+		}
 	default:
 		return nil // a socket: no tar can carry one
 	}
 	return c.w.Add(e, nil)
+}
+
+// ownLink gives e, which can carry no mark, its owner.
+func (c *capturer) ownLink(dir int, name string, e *Entry) error {
+	switch {
+	case !c.marked:
+	case c.links != nil:
+		m, err := c.links(dir, name, e.Path)
+		e.UID, e.GID = int(m.UID), int(m.GID)
+		return err
+	case c.known != nil:
+		if k := c.known.get(e.Path); k != nil && k.Type == e.Type {
+			e.UID, e.GID = k.UID, k.GID
+		}
+	}
+	return nil
+}
+
+// own makes e what the mark of the open file says.
+func (c *capturer) own(f *os.File, e *Entry) {
+	if !c.marked {
+		return
+	}
+	m := owners.Read(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	e.UID, e.GID = int(m.UID), int(m.GID)
+	switch m.Type {
+	case unix.S_IFCHR:
+		e.Type = Char
+	case unix.S_IFBLK:
+		e.Type = Block
+	default:
+		return
+	}
+	e.Major, e.Minor = m.Major, m.Minor
 }
 
 func (c *capturer) subdir(dir int, name string, e Entry) error {
@@ -115,6 +166,7 @@ func (c *capturer) subdir(dir int, name string, e Entry) error {
 		return &os.PathError{Op: "open", Path: e.Path, Err: err}
 	}
 	f := os.NewFile(uintptr(fd), e.Path)
+	c.own(f, &e)
 	if e.Xattrs, e.Opaque, err = readXattrs(fd); err == nil {
 		e.Opaque = e.Opaque || c.picked[e.Path] == pickOpaque
 		err = c.w.Add(e, nil)
@@ -127,6 +179,16 @@ func (c *capturer) subdir(dir int, name string, e Entry) error {
 }
 
 func (c *capturer) file(dir int, name string, st *unix.Stat_t, e Entry) error {
+	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: e.Path, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), e.Path)
+	defer f.Close()
+	e.Type = Regular
+	if c.own(f, &e); e.Type != Regular {
+		return c.w.Add(e, nil)
+	}
 	if st.Nlink > 1 {
 		id := [2]uint64{st.Dev, st.Ino}
 		if first, ok := c.names[id]; ok {
@@ -135,18 +197,12 @@ func (c *capturer) file(dir int, name string, st *unix.Stat_t, e Entry) error {
 		}
 		c.names[id] = e.Path
 	}
-	e.Type, e.Size = Regular, st.Size
+	e.Size = st.Size
 	if c.known != nil {
 		if k := c.known.get(e.Path); k != nil && k.Type == Regular && k.Size == e.Size {
 			e.Digest = k.Digest
 		}
 	}
-	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return &os.PathError{Op: "open", Path: e.Path, Err: err}
-	}
-	f := os.NewFile(uintptr(fd), e.Path)
-	defer f.Close()
 	if e.Xattrs, _, err = readXattrs(fd); err != nil {
 		return fmt.Errorf("%s: %w", e.Path, err)
 	}

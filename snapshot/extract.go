@@ -8,15 +8,17 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/seed0570efb0/build/internal/owners"
 	"github.com/seed0570efb0/build/internal/safefs"
 )
 
 // An extractor makes the tree of a layer in overlay form: a whiteout is a character device 0:0, an opaque
-// directory has an extended attribute.
+// directory has an extended attribute. Where only one id can own files, the tree is a marked one.
 type extractor struct {
-	root *safefs.Root
-	dirs []Entry // their times are set last
-	buf  []byte
+	root   *safefs.Root
+	marked bool
+	dirs   []Entry // their times are set last
+	buf    []byte
 }
 
 func newExtractor(dir string) (*extractor, error) {
@@ -24,7 +26,7 @@ func newExtractor(dir string) (*extractor, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &extractor{root: root, buf: make([]byte, 128<<10)}, nil
+	return &extractor{root: root, marked: owners.OneID(), buf: make([]byte, 128<<10)}, nil
 }
 
 func (x *extractor) Close() { x.root.Close() }
@@ -50,7 +52,7 @@ func (x *extractor) entry(e *Entry, content io.Reader) error {
 	if e.Type == Dir {
 		x.dirs = append(x.dirs, *e)
 	}
-	return explainOwner(e, setMetadata(x.root, e))
+	return explainOwner(e, setMetadata(x.root, e, x.marked))
 }
 
 // explainOwner says what an owner that this user namespace has no id for means.
@@ -111,16 +113,24 @@ func (x *extractor) create(dir int, name string, e *Entry, content io.Reader) er
 		return unix.Symlinkat(e.Link, dir, name)
 	case Hardlink:
 		return x.root.Link(e.Link, dir, name)
-	case Char:
-		return unix.Mknodat(dir, name, unix.S_IFCHR|0o600, int(unix.Mkdev(e.Major, e.Minor)))
-	case Block:
-		return unix.Mknodat(dir, name, unix.S_IFBLK|0o600, int(unix.Mkdev(e.Major, e.Minor)))
+	case Char, Block:
+		if x.marked {
+			return unix.Mknodat(dir, name, unix.S_IFREG|0o600, 0)
+		}
+		return unix.Mknodat(dir, name, deviceType(e)|0o600, int(unix.Mkdev(e.Major, e.Minor)))
 	case Fifo:
 		return unix.Mknodat(dir, name, unix.S_IFIFO|0o600, 0)
 	case Whiteout:
 		return unix.Mknodat(dir, name, unix.S_IFCHR, 0)
 	}
 	return fmt.Errorf("entry of unknown type %q", e.Type)
+}
+
+func deviceType(e *Entry) uint32 {
+	if e.Type == Block {
+		return unix.S_IFBLK
+	}
+	return unix.S_IFCHR
 }
 
 func (x *extractor) createFile(dir int, name string, content io.Reader) error {
@@ -150,10 +160,15 @@ func withFD(dir int, name string, flags int, f func(fd int) error) error {
 }
 
 // setMetadata gives the file at e.Path owner, permission bits, extended attributes and time of e, in the order
-// that keeps them: chown clears set-user-ID bits and capabilities.
-func setMetadata(root *safefs.Root, e *Entry) error {
+// that keeps them: chown clears set-user-ID bits and capabilities. In a marked tree the owner is a mark; where
+// there can be none, the table of contents of the layer has it.
+func setMetadata(root *safefs.Root, e *Entry, marked bool) error {
 	return root.At("set metadata of", e.Path, func(dir int, name string) error {
-		if err := unix.Fchownat(dir, name, e.UID, e.GID, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		own := func() error { return unix.Fchownat(dir, name, e.UID, e.GID, unix.AT_SYMLINK_NOFOLLOW) }
+		if marked {
+			own = func() error { return writeMark(dir, name, e) }
+		}
+		if err := own(); err != nil {
 			return err
 		}
 		if len(e.Xattrs) > 0 && (e.Type == Regular || e.Type == Dir) {
@@ -169,6 +184,18 @@ func setMetadata(root *safefs.Root, e *Entry) error {
 		}
 		return safefs.SetTime(dir, name, e.Mtime)
 	})
+}
+
+// writeMark marks the new file e.
+func writeMark(dir int, name string, e *Entry) error {
+	m := owners.Mark{UID: uint32(e.UID), GID: uint32(e.GID)}
+	if e.Type == Char || e.Type == Block {
+		m.Type, m.Major, m.Minor = deviceType(e), e.Major, e.Minor
+	}
+	if m.IsZero() || e.Type == Symlink || e.Type == Fifo {
+		return nil
+	}
+	return withFD(dir, name, 0, func(fd int) error { return owners.Write(fmt.Sprintf("/proc/self/fd/%d", fd), m) })
 }
 
 func setXattrs(fd int, xattrs map[string]string) error {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/seed0570efb0/build/internal/digest"
+	"github.com/seed0570efb0/build/internal/owners"
 	"github.com/seed0570efb0/build/internal/safefs"
 )
 
@@ -335,8 +336,8 @@ func (f *Flat) picks() (map[string]pick, error) {
 }
 
 // CommitFlat makes a layer of what was changed in f since Mark, and returns the chain with it on top. The
-// folder stays; who made it removes it.
-func (s *Store) CommitFlat(ctx context.Context, f *Flat, created time.Time) (digest.Digest, error) {
+// folder stays; who made it removes it. About links see CommitTree.
+func (s *Store) CommitFlat(ctx context.Context, f *Flat, links LinkOwner, created time.Time) (digest.Digest, error) {
 	picked, err := f.picks()
 	if err != nil {
 		return digest.Digest{}, err
@@ -347,7 +348,7 @@ func (s *Store) CommitFlat(ctx context.Context, f *Flat, created time.Time) (dig
 	}
 	defer blob.Abort()
 	w := NewWriter(blob)
-	if err := captureOnly(ctx, w, f.dir, picked); err != nil {
+	if err := captureOnly(ctx, w, f.dir, picked, owners.OneID(), links); err != nil {
 		return digest.Digest{}, err
 	}
 	toc, err := w.Close()

@@ -68,7 +68,7 @@ func TestFlatIsTheOverlay(t *testing.T) {
 				t.Fatal(err)
 			}
 			shell(t, flat, script)
-			id, err := s.CommitFlat(t.Context(), f, epoch)
+			id, err := s.CommitFlat(t.Context(), f, nil, epoch)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -116,7 +116,7 @@ func overlayContent(t *testing.T, s *Store, base digest.Digest, script string) [
 	if err := unix.Unmount(root, 0); err != nil {
 		t.Fatal(err)
 	}
-	id, err := s.CommitTree(t.Context(), base, filepath.Join(dir, "upper"), epoch)
+	id, err := s.CommitTree(t.Context(), base, filepath.Join(dir, "upper"), nil, epoch)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +138,7 @@ func TestFlatPlaces(t *testing.T) {
 		}
 	}
 	shell(t, dir, `echo x >> etc/hosts; rm dir/a; mkdir proc/1; echo x > proc/1/x; rm -r gone; echo y > etc/y; test "$(cat file)" = "through a link"`)
-	id, err := s.CommitFlat(t.Context(), f, epoch)
+	id, err := s.CommitFlat(t.Context(), f, nil, epoch)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -182,7 +182,7 @@ func overlayOnFlat(t *testing.T, s *Store, base digest.Digest, script string) di
 		t.Fatal(err)
 	}
 	shell(t, dir, script)
-	id, err := s.CommitFlat(t.Context(), f, epoch)
+	id, err := s.CommitFlat(t.Context(), f, nil, epoch)
 	if err != nil {
 		t.Fatal(err)
 	}

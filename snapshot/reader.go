@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/seed0570efb0/build/internal/digest"
+	"github.com/seed0570efb0/build/internal/owners"
 )
 
 // A visitor receives the entries of a tar in the order they come. It may read content, the
@@ -304,7 +305,7 @@ func entryOf(h *tar.Header) (*Entry, error) {
 // users set. Labels and ACLs belong to the host that set them.
 func keepXattr(name string) bool {
 	return name == "security.capability" ||
-		strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, overlayXattr)
+		strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, overlayXattr) && name != owners.Xattr
 }
 
 const overlayXattr = "user.overlay."

@@ -41,7 +41,7 @@ func upper(t *testing.T, s *Store) string {
 // The table of contents of a RUN's layer is made again from its tree.
 func TestLostTOCIsMadeAgainFromTheTree(t *testing.T) {
 	s := testStore(t)
-	id, err := s.CommitTree(t.Context(), digest.Digest{}, upper(t, s), epoch)
+	id, err := s.CommitTree(t.Context(), digest.Digest{}, upper(t, s), nil, epoch)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,7 +166,7 @@ func TestWorkEndsWithTheContext(t *testing.T) {
 	if _, err := s.Commit(ctx, digest.Digest{}, c, epoch); !errors.Is(err, cause) {
 		t.Errorf("Commit: %v", err)
 	}
-	if _, err := s.CommitTree(ctx, digest.Digest{}, upper(t, s), epoch); !errors.Is(err, cause) {
+	if _, err := s.CommitTree(ctx, digest.Digest{}, upper(t, s), nil, epoch); !errors.Is(err, cause) {
 		t.Errorf("CommitTree: %v", err)
 	}
 	id := layerOn(t, s, digest.Digest{}, "f f content")
@@ -246,7 +246,7 @@ func (c waitingContext) Done() <-chan struct{} {
 func TestLayerThatCannotBeRecordedIsNotKept(t *testing.T) {
 	s := testStore(t)
 	run := func(s *Store) (digest.Digest, error) {
-		return s.CommitTree(t.Context(), digest.Digest{}, upper(t, s), epoch)
+		return s.CommitTree(t.Context(), digest.Digest{}, upper(t, s), nil, epoch)
 	}
 	place := func(s *Store) (digest.Digest, error) {
 		v, err := s.View(t.Context(), digest.Digest{})

@@ -22,6 +22,7 @@ import (
 
 	"github.com/seed0570efb0/build/cache"
 	"github.com/seed0570efb0/build/internal/digest"
+	"github.com/seed0570efb0/build/internal/owners"
 )
 
 var epoch = time.Unix(1_700_000_000, 0)
@@ -285,7 +286,7 @@ func TestTreeRoundTrip(t *testing.T) {
 	}
 	var b bytes.Buffer
 	w := NewWriter(&b)
-	if err := capture(t.Context(), w, trees[0], nil); err != nil {
+	if err := capture(t.Context(), w, trees[0], nil, owners.OneID(), nil); err != nil {
 		t.Fatal(err)
 	}
 	toc, err := w.Close()
@@ -297,11 +298,11 @@ func TestTreeRoundTrip(t *testing.T) {
 		want, _ := s.TOC(t.Context(), chain.Layer)
 		t.Errorf("diff ID changed:\n%s", cmp.Diff(want.Entries, toc.Entries, cmpopts.IgnoreUnexported(Entry{})))
 	}
-	if got, err := s.CommitTree(t.Context(), base, trees[0], epoch); err != nil || got != id {
+	if got, err := s.CommitTree(t.Context(), base, trees[0], nil, epoch); err != nil || got != id {
 		t.Errorf("CommitTree = %v %v, want %v", got, err, id)
 	}
 	var st unix.Stat_t
-	if err := unix.Lstat(filepath.Join(s.disk.Path(treeFile(chain, false)), "gone"), &st); err != nil || st.Mode != unix.S_IFCHR || st.Rdev != 0 {
+	if err := unix.Lstat(filepath.Join(s.disk.Path(treeFile(chain, false, owners.OneID())), "gone"), &st); err != nil || st.Mode != unix.S_IFCHR || st.Rdev != 0 {
 		t.Errorf("whiteout is %o %d %v, want a character device 0:0", st.Mode, st.Rdev, err)
 	}
 }
@@ -524,7 +525,7 @@ func BenchmarkLayerDiff(b *testing.B) {
 	}
 	for b.Loop() {
 		w := NewWriter(io.Discard)
-		if err := capture(b.Context(), w, dir, nil); err != nil {
+		if err := capture(b.Context(), w, dir, nil, false, nil); err != nil {
 			b.Fatal(err)
 		}
 		toc, err := w.Close()

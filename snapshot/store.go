@@ -116,7 +116,7 @@ func (s *Store) editBlobs(ctx context.Context, layer digest.Digest, edit func([]
 
 // hasLayer reports whether the topmost layer of c has a form here, or an origin elsewhere.
 func (s *Store) hasLayer(c *Chain) bool {
-	if s.hasTree(c) {
+	if _, _, ok := s.capturedTree(c.Layer); ok || s.hasTree(c) {
 		return true
 	}
 	if n, ok := s.disk.BlobSize(c.Layer); ok {

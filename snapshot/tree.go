@@ -17,22 +17,34 @@ import (
 
 	"github.com/seed0570efb0/build/cache"
 	"github.com/seed0570efb0/build/internal/digest"
+	"github.com/seed0570efb0/build/internal/owners"
 	"github.com/seed0570efb0/build/internal/safefs"
 )
 
 // treeFile returns where the tree of the chain's topmost layer is. A tree depends on its layer alone,
 // unless the layer leaves out directories on the way to its entries: in the tree they need the
-// metadata that they have below, since overlayfs shows that of the topmost tree.
-func treeFile(c *Chain, implied bool) string {
+// metadata that they have below, since overlayfs shows that of the topmost tree. A marked tree is one of
+// a user namespace with one id.
+func treeFile(c *Chain, implied, marked bool) string {
 	if implied {
-		return layerFile(c.Layer, "tree-"+c.ID.Hex())
+		return layerFile(c.Layer, treeName(marked)+"-"+c.ID.Hex())
 	}
-	return layerFile(c.Layer, "tree")
+	return layerFile(c.Layer, treeName(marked))
 }
 
-func (s *Store) treePath(c *Chain) (string, bool) {
+func treeName(marked bool) string {
+	if marked {
+		return "marked"
+	}
+	return "tree"
+}
+
+// treePath returns the tree to mount in this user namespace.
+func (s *Store) treePath(c *Chain) (string, bool) { return s.findTree(c, owners.OneID()) }
+
+func (s *Store) findTree(c *Chain, marked bool) (string, bool) {
 	for _, implied := range []bool{false, true} {
-		if p := s.disk.Path(treeFile(c, implied)); isDir(p) {
+		if p := s.disk.Path(treeFile(c, implied, marked)); isDir(p) {
 			return p, true
 		}
 	}
@@ -100,7 +112,7 @@ func (s *Store) tree(ctx context.Context, c *Chain) (string, error) {
 			return "", err
 		}
 	}
-	name := treeFile(c, len(implied) > 0)
+	name := treeFile(c, len(implied) > 0, owners.OneID())
 	return s.disk.Path(name), s.disk.Publish(tmp.Join("tree"), name)
 }
 
@@ -202,7 +214,7 @@ func (s *Store) fillImplied(ctx context.Context, c *Chain, dir string, implied [
 		if !ok || e.Type != Dir {
 			e = Entry{Path: implied[i], Type: Dir, Mode: 0o755}
 		}
-		if err := setMetadata(root, &e); err != nil {
+		if err := setMetadata(root, &e, owners.OneID()); err != nil {
 			return err
 		}
 	}
@@ -210,22 +222,33 @@ func (s *Store) fillImplied(ctx context.Context, c *Chain, dir string, implied [
 }
 
 // CommitTree makes a layer of dir, the used upper directory of an overlay on parent, and returns the
-// chain of both. The folder becomes the layer's tree: it is moved away.
-func (s *Store) CommitTree(ctx context.Context, parent digest.Digest, dir string, created time.Time) (digest.Digest, error) {
+// chain of both. The folder becomes the layer's tree: it is moved away. In a user namespace with one id, links
+// tells the owners of what can carry no mark.
+func (s *Store) CommitTree(ctx context.Context, parent digest.Digest, dir string, links LinkOwner, created time.Time) (digest.Digest, error) {
 	w := NewWriter(io.Discard)
-	if err := capture(ctx, w, dir, nil); err != nil {
+	if err := capture(ctx, w, dir, nil, owners.OneID(), links); err != nil {
 		return digest.Digest{}, err
 	}
 	toc, err := w.Close()
 	if err != nil {
 		return digest.Digest{}, err
 	}
-	return s.commit(parent, toc, created, func() error { return s.disk.Publish(dir, layerFile(toc.DiffID, "tree")) })
+	return s.commit(parent, toc, created, func() error { return s.disk.Publish(dir, layerFile(toc.DiffID, treeName(owners.OneID()))) })
+}
+
+// capturedTree returns a tree that the tar of a layer can be made of, and whether it is a marked one.
+func (s *Store) capturedTree(layer digest.Digest) (dir string, marked, ok bool) {
+	for _, marked := range []bool{owners.OneID(), !owners.OneID()} {
+		if dir := s.disk.Path(layerFile(layer, treeName(marked))); isDir(dir) {
+			return dir, marked, true
+		}
+	}
+	return "", false, false
 }
 
 // tarFromTree makes the tar of a captured layer again. At its end the bytes are checked against the
 // diff ID: a tree that somebody changed is a *cache.DamagedError, and removed.
-func (s *Store) tarFromTree(ctx context.Context, layer digest.Digest, dir string) (io.ReadCloser, error) {
+func (s *Store) tarFromTree(ctx context.Context, layer digest.Digest, dir string, marked bool) (io.ReadCloser, error) {
 	toc, err := s.readTOC(layer)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
@@ -233,7 +256,7 @@ func (s *Store) tarFromTree(ctx context.Context, layer digest.Digest, dir string
 	pr, pw := io.Pipe()
 	go func() {
 		w := NewWriter(pw)
-		err := capture(ctx, w, dir, toc)
+		err := capture(ctx, w, dir, toc, marked, nil)
 		if err == nil {
 			var got *TOC
 			if got, err = w.Close(); err == nil && got.DiffID != layer {

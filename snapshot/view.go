@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/seed0570efb0/build/internal/digest"
+	"github.com/seed0570efb0/build/internal/owners"
 )
 
 // A View is a chain seen as one root file system, from the tables of contents of its
@@ -289,6 +290,28 @@ func ReadFile(t Tree, p string, max int64) ([]byte, bool, error) {
 	defer r.Close()
 	b, err := io.ReadAll(io.LimitReader(r, max))
 	return b, err == nil, err
+}
+
+// Links returns the owners, other than root, of what can carry no mark: symbolic links and pipes.
+func (v *View) Links() map[string]owners.Mark {
+	var links map[string]owners.Mark
+	for _, p := range v.parts {
+		for i := range p.Entries {
+			e := &p.Entries[i]
+			if e.Type != Symlink && e.Type != Fifo || e.UID == 0 && e.GID == 0 {
+				continue
+			}
+			now, ok := v.lookup(e.Path, v.parts)
+			if !ok || now.Type != e.Type || now.UID == 0 && now.GID == 0 {
+				continue
+			}
+			if links == nil {
+				links = map[string]owners.Mark{}
+			}
+			links[e.Path] = owners.Mark{UID: uint32(now.UID), GID: uint32(now.GID)}
+		}
+	}
+	return links
 }
 
 // Empty reports whether the view is scratch: a chain without layers.

@@ -24,7 +24,7 @@ import (
 var lost = map[string]string{
 	"root":   "",
 	"subids": "device files cannot be made",
-	"single": "device files cannot be made, and a step has no other uid or gid than 0",
+	"single": "other users and owners are emulated: steps that look at many files take longer, and programs for 32 bits see one user only",
 	"chroot": "steps share the host's network, processes and host name, /proc and /sys are empty, each step copies the whole root, and RUN --mount and --network=none are refused",
 }
 

@@ -100,6 +100,8 @@ type plan struct {
 	Filter []byte `json:"filter,omitempty"` // a seccomp.Filter
 	Join   bool   `json:"join,omitempty"`   // what networkFD is
 	Raw    raw    `json:"raw"`
+	// Listener is the descriptor of a socket that takes the listener of the filter, with OneUID.
+	Listener int `json:"listener,omitempty"`
 }
 
 // raw holds the words of a Spec that a user writes and that need not be UTF-8, which is all that a JSON string can carry.

@@ -36,7 +36,12 @@ func (p *plan) supervise() error {
 		files = append(files, os.NewFile(uintptr(fd), "group"))
 		s.Limits.Groups[i] = reportFD + 1 + i
 	}
-	plan, err := planFile(plan{Spec: s, Filter: p.Filter})
+	next := &plan{Spec: s, Filter: p.Filter}
+	if s.OneUID {
+		next.Listener = planFD + len(files)
+		files = append(files, os.NewFile(uintptr(p.Listener), "listener"))
+	}
+	plan, err := planFile(next)
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/seed0570efb0/build/internal/owners"
 )
 
 // openFS begins a new file system of type name. Options are as for mount(8): "key=value" or "flag".
@@ -205,7 +207,7 @@ func (m *Mount) tmpfs(attrs int) (int, error) {
 
 // file makes a file system for one file, and returns a mount of just the file.
 func (m *Mount) file(stage string, attrs uint64) (int, error) {
-	mnt, err := newFS("tmpfs", noPrograms, "mode=700", "nr_inodes=2")
+	mnt, err := newFS("tmpfs", noPrograms, "mode=700", "nr_inodes=3") // a mark counts for one
 	if err != nil {
 		return -1, err
 	}
@@ -232,7 +234,7 @@ func (m *Mount) file(stage string, attrs uint64) (int, error) {
 		}
 		b = b[n:]
 	}
-	if err := unix.Fchown(fd, m.UID, m.GID); err != nil {
+	if err := owners.Chown(fmt.Sprintf("/proc/self/fd/%d", fd), m.UID, m.GID); err != nil {
 		return -1, fmt.Errorf("owner %d:%d: %w", m.UID, m.GID, err)
 	}
 	if err := unix.Fchmod(fd, m.Mode); err != nil {

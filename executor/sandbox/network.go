@@ -78,14 +78,21 @@ func (r *Runner) newNetwork(spec *Spec) (*network, error) {
 	if n.gateway != nil {
 		return n, nil
 	}
+	var err error
+	n.sockets, err = socketPair("network")
+	return n, err
+}
+
+// socketPair returns two connected sockets.
+func socketPair(name string) (pair [2]*os.File, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("socketpair: %w", err)
+		return pair, fmt.Errorf("socketpair: %w", err)
 	}
 	for i, fd := range fds {
-		n.sockets[i] = os.NewFile(uintptr(fd), "network")
+		pair[i] = os.NewFile(uintptr(fd), name)
 	}
-	return n, nil
+	return pair, nil
 }
 
 // childFile returns the child's networkFD, or nil.
@@ -155,7 +162,7 @@ func receiveFiles(from *os.File) ([]*os.File, error) {
 	}
 	files := make([]*os.File, len(fds))
 	for i, fd := range fds {
-		files[i] = os.NewFile(uintptr(fd), "network")
+		files[i] = os.NewFile(uintptr(fd), from.Name())
 	}
 	return files, nil
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/seed0570efb0/build/executor/sandbox/seccomp"
+	"github.com/seed0570efb0/build/internal/owners"
 )
 
 // A Spec is the plan of one sandbox: plain data, all paths absolute. Nothing
@@ -37,6 +38,13 @@ type Spec struct {
 	// NoSync answers fsync and its kin at once, for a process whose Upper is worth nothing
 	// after a crash.
 	NoSync bool `json:"noSync,omitempty"`
+
+	// OneUID emulates users and owners, for a user namespace that has one id only: UID, GID and
+	// Groups are what the process believes it is, and the owners it gives become marks.
+	OneUID bool `json:"oneUID,omitempty"`
+	// Links are the owners of symbolic links and pipes in the root, which can carry no marks, by
+	// their paths without leading slash.
+	Links map[string]owners.Mark `json:"links,omitempty"`
 
 	// Terminal keeps the caller's session, for a process that a person talks to. Without it
 	// the process leads a session of its own: it cannot open the caller's terminal through

@@ -17,7 +17,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/seed0570efb0/build/executor/sandbox/oneuid"
 	"github.com/seed0570efb0/build/executor/sandbox/uplink"
+	"github.com/seed0570efb0/build/internal/owners"
 )
 
 // A Runner starts sandboxes. From one to the next it keeps what takes the kernel long to make. The zero Runner is ready.
@@ -72,6 +74,11 @@ type Process struct {
 	group    *group   // nil where there is no limit
 	lifeline *os.File // of a chroot: closing it kills all that is in it
 
+	// With Spec.OneUID: who answers the calls of the filter, and, while it starts, how its listener comes; the child
+	// sends it through the second one.
+	users    *oneuid.Supervisor
+	listener [2]*os.File
+
 	status Status
 	err    error
 }
@@ -108,6 +115,15 @@ func (p *Process) Wait() (Status, error) {
 	return p.status, p.err
 }
 
+// LinkOwner returns, after Wait, who owns a symbolic link or a pipe that the process has made or changed, where
+// Spec.OneUID has been set: they can carry no mark. The path in the root is name; the file is base in the folder dir.
+func (p *Process) LinkOwner(dir int, base, name string) (owners.Mark, error) {
+	if p.users == nil {
+		return owners.Mark{}, nil
+	}
+	return p.users.LinkOwner(dir, base, name)
+}
+
 // Signal sends s to the process. Being pid 1 of its namespace, it only gets what it
 // handles, and SIGKILL and SIGSTOP.
 func (p *Process) Signal(s os.Signal) error { return p.cmd.Process.Signal(s) }
@@ -135,7 +151,7 @@ func (p *Process) run(ctx context.Context, spec Spec, stdio Stdio, started chan<
 	}
 	stop := context.AfterFunc(ctx, p.kill)
 	defer stop()
-	if err := p.ready(report); err != nil {
+	if err := p.ready(ctx, &spec, report); err != nil {
 		p.cmd.Wait()
 		p.tidy()
 		started <- err
@@ -143,18 +159,30 @@ func (p *Process) run(ctx context.Context, spec Spec, stdio Stdio, started chan<
 	}
 	started <- nil
 	p.status, p.err = p.wait(ctx)
+	if p.users != nil {
+		if err := p.users.Wait(); p.err == nil && err != nil {
+			p.err = fmt.Errorf("sandbox: %w", err)
+		}
+	}
 	p.tidy()
 	close(p.done)
 }
 
 // ready waits until the child has executed its command, or returns why it has not.
-func (p *Process) ready(report *os.File) error {
+func (p *Process) ready(ctx context.Context, spec *Spec, report *os.File) error {
 	defer report.Close()
 	if err := p.runner.connect(p.network); err != nil {
 		p.cmd.Process.Kill()
 		return fmt.Errorf("sandbox: network: %w", err)
 	}
-	return readReport(report)
+	if err := readReport(report); err != nil {
+		return err
+	}
+	if err := p.emulate(ctx, spec); err != nil {
+		p.kill()
+		return fmt.Errorf("sandbox: %w", err)
+	}
+	return nil
 }
 
 // launch starts the child, and returns where it reports what fails before its exec.
@@ -179,7 +207,14 @@ func (p *Process) launch(spec Spec, stdio Stdio) (report *os.File, err error) {
 	if err != nil {
 		return nil, err
 	}
-	plan, err := planFile(plan{Spec: &spec, Filter: filter, Join: p.network.gateway != nil})
+	what := &plan{Spec: &spec, Filter: filter, Join: p.network.gateway != nil}
+	if spec.OneUID {
+		if p.listener, err = socketPair("listener"); err != nil {
+			return nil, err
+		}
+		what.Listener = first + len(doors)
+	}
+	plan, err := planFile(what)
 	if err != nil {
 		return nil, err
 	}
@@ -214,6 +249,9 @@ func (p *Process) launch(spec Spec, stdio Stdio) (report *os.File, err error) {
 		defer end.Close()
 	}
 	cmd.ExtraFiles = append(cmd.ExtraFiles, doors...)
+	if spec.OneUID {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, p.listener[1])
+	}
 	cmd.Stdout, cmd.Stderr = stdio.Out, stdio.Err
 	if err := attachInput(cmd, stdio.In); err != nil {
 		return nil, err
@@ -233,6 +271,7 @@ func (p *Process) tie(cmd *exec.Cmd) (end *os.File, err error) {
 // tidy gives back what the sandbox had beside its process, which has ended.
 func (p *Process) tidy() {
 	p.runner.release(p.network)
+	closeAll(p.listener[:])
 	if p.lifeline != nil {
 		p.lifeline.Close()
 	}
@@ -282,7 +321,7 @@ func attachInput(cmd *exec.Cmd, in io.Reader) error {
 }
 
 // planFile returns an unnamed file that holds p. A pipe would need a writer once p outgrows its buffer.
-func planFile(p plan) (*os.File, error) {
+func planFile(p *plan) (*os.File, error) {
 	p.Raw = rawOf(p.Spec)
 	b, err := json.Marshal(p)
 	if err != nil {

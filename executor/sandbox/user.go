@@ -23,6 +23,26 @@ func (s *Spec) becomeUser() error {
 	if err := dropBounding(mask); err != nil && !(s.Chroot && err == unix.EPERM) {
 		return fmt.Errorf("drop capabilities: %w", err)
 	}
+	if !s.OneUID {
+		err = s.setIDs()
+	} else if s.UID != 0 {
+		mask = 0 // as the change to another user would have left it
+	}
+	if err != nil {
+		return err
+	}
+	// The change to a user other than root has left no capability to set.
+	if err := setCaps(mask); err != nil {
+		return fmt.Errorf("set capabilities: %w", err)
+	}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("no_new_privs: %w", err)
+	}
+	return nil
+}
+
+// setIDs changes to the user and the groups of the plan.
+func (s *Spec) setIDs() error {
 	if err := s.setGroups(); err != nil {
 		return fmt.Errorf("set groups %v: %w", s.Groups, err)
 	}
@@ -32,13 +52,6 @@ func (s *Spec) becomeUser() error {
 	}
 	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uid, uid, uid); errno != 0 {
 		return fmt.Errorf("become user %d: %w", uid, unmapped(errno))
-	}
-	// The change to a user other than root has left no capability to set.
-	if err := setCaps(mask); err != nil {
-		return fmt.Errorf("set capabilities: %w", err)
-	}
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("no_new_privs: %w", err)
 	}
 	return nil
 }

@@ -160,6 +160,9 @@ func (t table) number(name string) (uint32, bool) {
 	return t[i].number, true
 }
 
+// Number returns the number of a system call of the kernel's own architecture, and whether it has one.
+func Number(name string) (uint32, bool) { return nativeCalls.number(name) }
+
 // Name returns the name of a system call of the kernel's own architecture, "" if it is not known.
 func Name(number int) string {
 	for _, e := range nativeCalls {

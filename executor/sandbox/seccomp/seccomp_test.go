@@ -305,8 +305,11 @@ func TestTables(t *testing.T) {
 			t.Errorf("table %d has %d calls", i, len(c))
 		}
 	}
-	if n, ok := nativeCalls.number("getpid"); !ok || n != unix.SYS_GETPID || Name(unix.SYS_GETPID) != "getpid" {
+	if n, ok := Number("getpid"); !ok || n != unix.SYS_GETPID || Name(unix.SYS_GETPID) != "getpid" {
 		t.Errorf("getpid is %d", n)
+	}
+	if _, ok := Number("fly"); ok {
+		t.Error("a call that nobody has")
 	}
 	if Name(1<<29) != "" {
 		t.Error("a name out of nowhere")
