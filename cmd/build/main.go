@@ -23,7 +23,7 @@ import (
 )
 
 func main() {
-	sandbox.Main() // does not return in the child that becomes a step
+	sandbox.Main() // does not return in the supervisor of a chroot
 	syscall.Umask(0o022)
 	os.Exit(run(os.Args[1:], stdio{os.Stdin, os.Stdout, os.Stderr}))
 }

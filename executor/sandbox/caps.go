@@ -3,6 +3,7 @@ package sandbox
 import (
 	"fmt"
 	"slices"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -53,34 +54,12 @@ func capMask(names []string) (uint64, error) {
 	return mask, nil
 }
 
-// dropBounding takes from this thread, for good, the chance to regain what is not in keep.
-func dropBounding(keep uint64) error {
+// capCount returns how many capabilities this kernel has.
+var capCount = sync.OnceValue(func() int {
 	for n := range 64 {
-		if keep&(1<<n) != 0 {
-			continue
-		}
-		err := unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(n), 0, 0, 0)
-		if err == unix.EINVAL {
-			return nil // past the last one that this kernel has
-		}
-		if err != nil {
-			return err
+		if _, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, uintptr(n), 0, 0, 0); err != nil {
+			return n
 		}
 	}
-	return nil
-}
-
-// setCaps gives this thread the capabilities of mask that it has, and no other; none is inheritable or ambient.
-func setCaps(mask uint64) error {
-	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var have [2]unix.CapUserData
-	if err := unix.Capget(&hdr, &have[0]); err != nil {
-		return err
-	}
-	var set [2]unix.CapUserData
-	for i := range set {
-		set[i].Permitted = have[i].Permitted & uint32(mask>>(32*i))
-		set[i].Effective = set[i].Permitted
-	}
-	return unix.Capset(&hdr, &set[0]) // an ambient capability needs an inheritable one
-}
+	return 64
+})

@@ -214,17 +214,6 @@ func (g *group) doors() (list []*os.File, err error) {
 	return list, nil
 }
 
-// enterGroups moves this process to its control groups. It is done last, so that the memory that the set-up has taken
-// does not count.
-func (s *Spec) enterGroups() error {
-	for _, fd := range s.Limits.Groups {
-		if _, err := unix.Write(fd, []byte("0")); err != nil {
-			return fmt.Errorf("enter the control group: %w", err)
-		}
-	}
-	return nil
-}
-
 // remove removes the group, whose processes have ended.
 func (g *group) remove() {
 	for _, dir := range g.folders() {

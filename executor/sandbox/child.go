@@ -1,262 +1,277 @@
 package sandbox
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
-	"os"
-	"runtime"
+	"slices"
+	"sync"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/seed0570efb0/build/executor/sandbox/seccomp"
 )
 
-// What parent and child agree on.
-const (
-	childName = "build-sandbox" // argv[0] of the child
-	planFD    = 3               // holds the Spec
-	reportFD  = 4               // takes a failure; closed by exec
-	networkFD = 5               // for NetworkDefault: a namespace to join, or a socket that takes what a new one comes with
-)
+// inherited are the descriptors that the child gets, all above reportFD. Only the standard streams and the
+// report outlive its exec.
+type inherited struct {
+	streams  [3]int
+	report   int
+	groups   []int // to enter the control groups
+	listener int   // takes the listener of the filter, with Spec.OneUID
 
-// Main carries out a Spec and never returns, if this process is one that Start made;
-// otherwise it does nothing. It belongs first in func main of every program that uses this package.
-func Main() {
-	if len(os.Args) != 1 {
-		return
-	}
-	if os.Args[0] == stepName {
-		mainStep()
-	}
-	if os.Args[0] != childName {
-		return
-	}
-	// Credentials, parent-death signal and no_new_privs belong to a thread, and the
-	// thread that calls exec is the one that lives on.
-	runtime.LockOSThread()
-	giveUp(child())
+	copies []int // those of them that only the child needs
 }
 
-// giveUp reports err and ends this process.
-func giveUp(err error) {
-	b, _ := json.Marshal(newFailure(err)) // strings and a number
-	unix.Write(reportFD, b)
-	os.Exit(1)
+func (in *inherited) close() { closeFDs(in.copies) }
+
+// program returns what the child does to become the process of s, starting from st, or from this thread's root where
+// that is nil.
+func (s *Spec) program(st *stage, fds inherited) (*program, error) {
+	p := new(program)
+	p.dieWithParent()
+	p.streams(fds)
+	if !s.Terminal {
+		p.add("setsid", unix.SYS_SETSID)
+	}
+	if st != nil {
+		p.enterRoot(st, s.Cwd)
+	}
+	if err := p.limit(s.Limits, fds.groups); err != nil {
+		return p, err
+	}
+	if err := p.becomeUser(s); err != nil {
+		return p, err
+	}
+	return p, p.exec(s, fds.listener)
 }
 
-// inherit takes over what the parent hands on: the plan.
-func inherit() (*plan, error) {
-	// Of all that was inherited, only the standard streams outlive the exec.
-	if err := unix.CloseRange(3, 1<<32-1, unix.CLOSE_RANGE_CLOEXEC); err != nil {
-		return nil, fmt.Errorf("close_range: %w", err)
-	}
-	plan, err := readPlan()
-	if err != nil {
-		return nil, fmt.Errorf("read the plan: %w", err)
-	}
-	return plan, nil
+// dieWithParent asks for SIGKILL when the thread ends that forked. A change of credentials cancels that.
+func (p *program) dieWithParent() {
+	p.add("die with the parent", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL))
 }
 
-// child becomes the process of the Spec, or returns why it cannot.
-func child() error {
-	plan, err := inherit()
-	if err != nil {
-		return err
+// streams puts the descriptors where they belong, and makes exec close all others.
+func (p *program) streams(fds inherited) {
+	for to, fd := range append(fds.streams[:], fds.report) {
+		p.add("dup3", unix.SYS_DUP3, uintptr(fd), uintptr(to), 0)
 	}
-	if plan.Chroot {
-		return plan.supervise()
+	p.add("close_range", unix.SYS_CLOSE_RANGE, reportFD+1, 1<<32-1, unix.CLOSE_RANGE_CLOEXEC)
+}
+
+// enterRoot mounts /proc and makes the stage's root the only file system there is.
+func (p *program) enterRoot(st *stage, cwd string) {
+	empty, dot := p.text(""), p.text(".")
+	if st.proc >= 0 {
+		// It comes before pivot_root: a new proc is only for those who see an old one.
+		const fdToFD = unix.MOVE_MOUNT_F_EMPTY_PATH | unix.MOVE_MOUNT_T_EMPTY_PATH
+		mnt := p.mountProc()
+		p.add("mount /proc", unix.SYS_MOVE_MOUNT, 0, empty, uintptr(st.proc), empty, fdToFD).from = mnt
 	}
-	spec := plan.Spec
-	if !spec.Terminal {
-		if _, err := unix.Setsid(); err != nil {
-			return fmt.Errorf("setsid: %w", err)
+	// The working directory comes from the new root, where no link leads out; not even one of /proc.
+	how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: inTree}
+	dir := new(int32)
+	open := p.add("working directory "+cwd, unix.SYS_OPENAT2, uintptr(st.root), p.text(cwd), address(p, how), unsafe.Sizeof(*how))
+	// A rename elsewhere on the host makes the kernel unsure about a "..".
+	open.to, open.again = dir, unix.EAGAIN
+
+	p.add("change to the root", unix.SYS_FCHDIR, uintptr(st.root))
+	// With "." for both, the old root ends up on top of the new one, in no folder of the image.
+	p.add("pivot_root", unix.SYS_PIVOT_ROOT, dot, dot)
+	p.add("detach the old root", unix.SYS_UMOUNT2, dot, unix.MNT_DETACH)
+	p.add("working directory "+cwd, unix.SYS_FCHDIR).from = dir
+	if st.proc >= 0 {
+		p.protectProc(st.masks)
+	}
+}
+
+// mountProc makes a proc, attached nowhere yet, for the namespace of the child, and returns where its descriptor will be.
+func (p *program) mountProc() *int32 {
+	fs, mnt := new(int32), new(int32)
+	p.add("mount /proc", unix.SYS_FSOPEN, p.text("proc"), unix.FSOPEN_CLOEXEC).to = fs
+	p.add("mount /proc", unix.SYS_FSCONFIG, 0, unix.FSCONFIG_CMD_CREATE, 0, 0, 0).from = fs
+	c := p.add("mount /proc", unix.SYS_FSMOUNT, 0, unix.FSMOUNT_CLOEXEC, quiet)
+	c.from, c.to = fs, mnt
+	return mnt
+}
+
+// protectProc does for the new /proc what keepProc does for an old one. That it is no link, nor below one, is known.
+func (p *program) protectProc(masks []mask) {
+	const recursive = unix.AT_EMPTY_PATH | unix.AT_RECURSIVE
+	empty := p.text("")
+	attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+	for _, name := range readOnlyProc {
+		if _, ok := procKind(name); !ok {
+			continue
 		}
+		what, path, mnt := "make read-only /proc/"+name, p.text("/proc/"+name), new(int32)
+		p.add(what, unix.SYS_OPEN_TREE, atCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE).to = mnt
+		p.add(what, unix.SYS_MOUNT_SETATTR, 0, empty, recursive, address(p, attr), unsafe.Sizeof(*attr)).from = mnt
+		p.add(what, unix.SYS_MOVE_MOUNT, 0, empty, atCWD, path, unix.MOVE_MOUNT_F_EMPTY_PATH).from = mnt
 	}
-	// It comes first: when it fails, the folders of the root are as they were.
-	if err := plan.enterNetwork(); err != nil {
-		return err
+	for _, m := range masks {
+		p.add("hide "+m.name, unix.SYS_MOVE_MOUNT, uintptr(m.mnt), empty, atCWD, p.text(m.name), unix.MOVE_MOUNT_F_EMPTY_PATH)
 	}
-	if err := spec.enterRoot(); err != nil {
-		return err
-	}
-	if err := unix.Sethostname([]byte(spec.Hostname)); err != nil {
-		return fmt.Errorf("set the host name %q: %w", spec.Hostname, err)
-	}
-	if err := spec.apply(); err != nil {
-		return err
-	}
-	if err := spec.becomeUser(); err != nil {
-		return err
-	}
-	if err := dieWithParent(); err != nil {
-		return err
-	}
-	return plan.exec()
 }
 
-// A plan is what the child gets: the Spec, and what the parent made of it.
-type plan struct {
-	*Spec
-	Filter []byte `json:"filter,omitempty"` // a seccomp.Filter
-	Join   bool   `json:"join,omitempty"`   // what networkFD is
-	Raw    raw    `json:"raw"`
-	// Listener is the descriptor of a socket that takes the listener of the filter, with OneUID.
-	Listener int `json:"listener,omitempty"`
-}
-
-// raw holds the words of a Spec that a user writes and that need not be UTF-8, which is all that a JSON string can carry.
-type raw struct {
-	Args, Env [][]byte
-	Cwd       []byte
-}
-
-func rawOf(s *Spec) raw {
-	r := raw{Cwd: []byte(s.Cwd)}
-	for _, a := range s.Args {
-		r.Args = append(r.Args, []byte(a))
+// limit puts the child, and what it starts, under the limits. Control groups come last, so that the memory that the set-up has
+// taken does not count.
+func (p *program) limit(l Limits, groups []int) error {
+	for _, r := range l.Rlimits {
+		lim := &unix.Rlimit{Cur: r.Soft, Max: r.Hard}
+		what := fmt.Sprintf("limit %s to %d:%d", r.Name, r.Soft, r.Hard)
+		p.add(what, unix.SYS_PRLIMIT64, 0, uintptr(rlimits[r.Name]), address(p, lim), 0)
 	}
-	for _, e := range s.Env {
-		r.Env = append(r.Env, []byte(e))
-	}
-	return r
-}
-
-// restore puts the words back into s.
-func (r raw) restore(s *Spec) {
-	for i, a := range r.Args {
-		s.Args[i] = string(a)
-	}
-	for i, e := range r.Env {
-		s.Env[i] = string(e)
-	}
-	s.Cwd = string(r.Cwd)
-}
-
-func readPlan() (*plan, error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(planFD, &st); err != nil {
-		return nil, err
-	}
-	b := make([]byte, st.Size)
-	if _, err := unix.Pread(planFD, b, 0); err != nil {
-		return nil, err
-	}
-	unix.Close(planFD)
-	p := new(plan)
-	if err := json.Unmarshal(b, p); err != nil {
-		return nil, err
-	}
-	p.Raw.restore(p.Spec)
-	return p, nil
-}
-
-// enterRoot builds the file system of the plan and makes it the only one there is.
-func (s *Spec) enterRoot() error {
-	unix.Umask(0o022)
-	// Nothing of what follows may reach the mount namespace that ours was copied from.
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("make the mounts private: %w", err)
-	}
-	mounts := make([]int, len(s.Mounts))
-	for i := range s.Mounts {
-		var err error
-		if mounts[i], err = s.Mounts[i].open(s.Root.Target); err != nil {
-			return fmt.Errorf("mount on %s: %w", s.Mounts[i].Target, err)
+	if l.CPUSet != "" {
+		set, err := ParseCPUs(l.CPUSet)
+		if err != nil {
+			return fmt.Errorf("run on the processors %s: %w", l.CPUSet, err)
 		}
+		p.add("run on the processors "+l.CPUSet, unix.SYS_SCHED_SETAFFINITY, 0, unsafe.Sizeof(set), address(p, &set))
 	}
-	fd, err := s.Root.mount()
-	if err != nil {
-		return fmt.Errorf("mount the root: %w", err)
-	}
-	root := tree(fd)
-	if err := root.mountSystem(s.ShmSize); err != nil {
-		return err
-	}
-	for i, m := range s.Mounts {
-		if err := root.attachMount(m, mounts[i]); err != nil {
-			return fmt.Errorf("mount on %s: %w", m.Target, err)
-		}
-		unix.Close(mounts[i])
-	}
-	// It is opened before the root changes hands, because here no link of the image can lead out.
-	cwd, err := root.place(s.Cwd, folder)
-	if err != nil {
-		return fmt.Errorf("working directory %s: %w", s.Cwd, err)
-	}
-	if err := root.pivot(); err != nil {
-		return err
-	}
-	if err := unix.Fchdir(cwd); err != nil {
-		return fmt.Errorf("working directory %s: %w", s.Cwd, err)
-	}
-	unix.Close(cwd)
-	unix.Close(fd)
-	return nil
-}
-
-// dieWithParent asks for SIGKILL when the parent ends. The parent asked for it before,
-// but changed credentials cancel that.
-func dieWithParent() error {
-	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
-		return fmt.Errorf("die with the parent: %w", err)
-	}
-	// The parent may be gone already. It is of another pid namespace, so getppid says 0
-	// anyhow; but it is the only one who reads our report.
-	fds := []unix.PollFd{{Fd: reportFD}}
-	if _, err := unix.Poll(fds, 0); err != nil {
-		return fmt.Errorf("die with the parent: %w", err)
-	}
-	if fds[0].Revents&unix.POLLERR != 0 {
-		return errors.New("die with the parent: it is gone")
+	for _, fd := range groups {
+		p.add("enter the control group", unix.SYS_WRITE, uintptr(fd), p.text("0"), 1)
 	}
 	return nil
 }
 
-// A failure is what the child reports: an error as plain data.
-type failure struct {
-	Exec    string        `json:"exec,omitempty"`    // Name of an ExecError
-	Network bool          `json:"network,omitempty"` // whether it is a NetworkError
-	Text    string        `json:"text"`
-	Errno   syscall.Errno `json:"errno,omitempty"`
-}
-
-func newFailure(err error) failure {
-	var f failure
-	var execErr *ExecError
-	if errors.As(err, &execErr) {
-		f.Exec, err = execErr.Name, execErr.Err
+// becomeUser gives up every privilege that the plan does not grant.
+func (p *program) becomeUser(s *Spec) error {
+	// A kernel, or a container around us, may have no keys to give.
+	p.add("new session keyring", unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, 0).forgive = [2]syscall.Errno{unix.ENOSYS, unix.EPERM}
+	mask, err := capMask(s.Caps)
+	if err != nil {
+		return err
 	}
-	var netErr *NetworkError
-	if errors.As(err, &netErr) {
-		f.Network, err = true, netErr.Err
+	for n := range capCount() {
+		if mask&(1<<n) == 0 {
+			drop := p.add("drop capabilities", unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, uintptr(n))
+			if s.Chroot {
+				// Without CAP_SETPCAP, which a chroot may lack, no_new_privs alone keeps exec from regaining anything.
+				drop.forgive[0] = unix.EPERM
+			}
+		}
 	}
-	errors.As(err, &f.Errno)
-	f.Text = err.Error()
-	return f
-}
-
-// err returns the error that the failure was made of, as the parent's caller sees it.
-func (f failure) err() error {
-	switch {
-	case f.Exec != "":
-		return &ExecError{Name: f.Exec, Err: &childError{f.Text, f.Errno}}
-	case f.Network:
-		return &NetworkError{&childError{f.Text, f.Errno}}
+	if !s.OneUID {
+		p.setIDs(s)
 	}
-	return fmt.Errorf("sandbox: %w", &childError{f.Text, f.Errno})
-}
-
-// A childError is an error that happened in the child.
-type childError struct {
-	text  string
-	errno syscall.Errno
-}
-
-func (e *childError) Error() string { return e.text }
-
-func (e *childError) Unwrap() error {
-	if e.errno == 0 {
-		return nil
+	if s.UID != 0 {
+		mask = 0 // as the change to another user leaves it
 	}
-	return e.errno
+	if err := p.setCaps(mask); err != nil {
+		return err
+	}
+	p.add("no_new_privs", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+	return nil
 }
+
+// setIDs changes to the user and the groups of the plan.
+func (p *program) setIDs(s *Spec) {
+	const unmapped = "not mapped in this user namespace"
+	var list uintptr
+	if len(s.Groups) > 0 {
+		groups := slices.Clone(s.Groups) // gid_t is 32 bits wide
+		list = address(p, &groups[0])
+	}
+	c := p.add(fmt.Sprintf("set groups %v", s.Groups), unix.SYS_SETGROUPS, uintptr(len(s.Groups)), list)
+	c.invalid = unmapped
+	none := len(s.Groups) == 0 || len(s.Groups) == 1 && s.Groups[0] == s.GID
+	if none && (s.Chroot || setGroupsDenied()) {
+		c.forgive[0] = unix.EPERM // the caller's groups stay; they are not mapped, and can only take rights away
+	}
+	gid, uid := uintptr(s.GID), uintptr(s.UID)
+	p.add(fmt.Sprintf("become group %d", gid), unix.SYS_SETRESGID, gid, gid, gid).invalid = unmapped
+	p.add(fmt.Sprintf("become user %d", uid), unix.SYS_SETRESUID, uid, uid, uid).invalid = unmapped
+}
+
+// setCaps gives the child the capabilities of mask that this thread has, and no other; none is inheritable or ambient.
+func (p *program) setCaps(mask uint64) error {
+	hdr := &unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var have [2]unix.CapUserData
+	if err := unix.Capget(hdr, &have[0]); err != nil {
+		return err
+	}
+	set := new([2]unix.CapUserData)
+	for i := range set {
+		set[i].Permitted = have[i].Permitted & uint32(mask>>(32*i))
+		set[i].Effective = set[i].Permitted
+	}
+	hdr.Pid = 0
+	p.add("set capabilities", unix.SYS_CAPSET, address(p, hdr), address(p, set)) // an ambient one needs an inheritable one
+	return nil
+}
+
+// exec finds and executes the command of s.
+func (p *program) exec(s *Spec, listener int) error {
+	file, err := trampoline()
+	if err != nil {
+		return err
+	}
+	argv := p.texts(append([]string{""}, s.Args...))
+	p.find(s, argv)
+	p.resetSignals()
+	p.dieWithParent()
+	// The parent may be gone already. In a namespace of its own the child has no parent to ask for, but
+	// nobody else reads the report.
+	report := &unix.PollFd{Fd: reportFD}
+	p.add("die with the parent", unix.SYS_PPOLL, address(p, report), 1, address(p, new(unix.Timespec)), 0).zero = true
+	// Last of all, since the filter is for the command: it may forbid what was needed before.
+	filter, err := s.filter()
+	if err != nil {
+		return err
+	}
+	p.confine(filter, s.OneUID, listener)
+	p.add("", unix.SYS_EXECVEAT, uintptr(file), p.text(""), uintptr(unsafe.Pointer(argv)), uintptr(unsafe.Pointer(p.texts(s.Env))), unix.AT_EMPTY_PATH)
+	return nil
+}
+
+// confine puts the child under the filter. With listen, it sends to a socket the descriptor where this process gets the calls
+// that it answers.
+func (p *program) confine(f seccomp.Filter, listen bool, socket int) {
+	if len(f) == 0 {
+		return
+	}
+	prog := &unix.SockFprog{Len: uint16(len(f)), Filter: &f[0]}
+	install := p.add("filter system calls", unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, seccomp.Flags(listen), address(p, prog))
+	if !listen {
+		return
+	}
+	rights := unix.UnixRights(-1)
+	install.to = (*int32)(unsafe.Pointer(&rights[unix.CmsgLen(0)]))
+	data := new(byte)
+	msg := &unix.Msghdr{Iov: &unix.Iovec{Base: data, Len: 1}, Iovlen: 1, Control: &rights[0]}
+	msg.SetControllen(len(rights))
+	p.add("hand over the listener", unix.SYS_SENDMSG, uintptr(socket), address(p, msg), 0)
+}
+
+// resetSignals undoes what exec would hand on: signals that this process ignores.
+func (p *program) resetSignals() {
+	for _, n := range ignored() {
+		p.add("reset signals", unix.SYS_RT_SIGACTION, n, address(p, new(sigaction)), 0, setSize)
+	}
+}
+
+// A sigaction is the kernel's, on amd64 and arm64. Zeros are the default.
+type sigaction struct {
+	handler, flags, restorer uintptr
+	mask                     uint64
+}
+
+// setSize is the size of a set of signals, in bytes.
+const setSize = 8
+
+// ignored returns the signals that this process was started to ignore, as nohup does.
+var ignored = sync.OnceValue(func() (list []uintptr) {
+	const last, ignore = 64, 1
+	for n := uintptr(1); n <= last; n++ {
+		var a sigaction
+		unix.RawSyscall6(unix.SYS_RT_SIGACTION, n, 0, uintptr(unsafe.Pointer(&a)), setSize, 0, 0)
+		if a.handler == ignore {
+			list = append(list, n)
+		}
+	}
+	return list
+})
+
+// atCWD is AT_FDCWD as an argument.
+const atCWD = ^uintptr(-unix.AT_FDCWD - 1)

@@ -1,13 +1,15 @@
 package sandbox
 
 import (
+	"encoding/gob"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -17,55 +19,140 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Without namespaces nobody ends what a step leaves behind, so its process gets a supervisor: the child that Start
-// makes adopts all that loses its parent, and kills it when the process ends or the builder is gone.
+// Without namespaces nobody ends what a step leaves behind, so its process gets a supervisor: this program once more,
+// which adopts all that loses its parent, and kills it when the process ends or the builder is gone.
 
+// What a builder and its supervisor agree on.
 const (
-	stepName   = "build-sandbox-step" // argv[0] of the process that a supervisor starts
-	lifelineFD = 5                    // of the supervisor: at its end, the builder wants an end or is gone
+	supervisorName = "build-sandbox" // argv[0]
+	planFD         = 3               // holds the Spec
+	errorFD        = 4               // takes what readReport reads
+	lifelineFD     = 5               // at its end, the builder wants an end or is gone
+	listenerFD     = 6               // only with Spec.OneUID
 )
 
-// supervise runs the process of p. It returns only to say why it cannot.
-func (p *plan) supervise() error {
-	s := p.Spec
+// Main supervises a chroot and never returns, if this process is one that Start made for that;
+// otherwise it does nothing. It belongs first in func main of every program that uses this package.
+func Main() {
+	if len(os.Args) != 1 || os.Args[0] != supervisorName {
+		return
+	}
+	err := supervise()
+	b, _ := json.Marshal(newReport(err)) // strings and a number
+	unix.Write(errorFD, b)
+	os.Exit(1)
+}
+
+// startSupervisor starts the process of s by way of a supervisor, which outlives us for as long as it takes to kill what
+// is left. Closing lifeline kills everything.
+func startSupervisor(s Spec, h handover) (supervisor *os.Process, lifeline *os.File, err error) {
+	file, err := planFile(plan{&s, len(h.groups)})
+	if err != nil {
+		return nil, nil, err
+	}
+	defer file.Close()
+	end, lifeline, err := os.Pipe()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer end.Close()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Args, cmd.Env = []string{supervisorName}, []string{} // nil would be ours
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = h.streams[0], h.streams[1], h.streams[2]
+	cmd.ExtraFiles = []*os.File{file, h.report, end}
+	if s.OneUID {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, h.listener)
+	}
+	cmd.ExtraFiles = append(cmd.ExtraFiles, h.groups...)
+	if err := cmd.Start(); err != nil {
+		lifeline.Close()
+		return nil, nil, err
+	}
+	return cmd.Process, lifeline, nil
+}
+
+// A plan is what a supervisor has to carry out.
+type plan struct {
+	Spec   *Spec
+	Groups int // how many descriptors there are to enter control groups
+}
+
+// planFile returns an unnamed file that holds p. A pipe would need a writer once p outgrows its buffer.
+func planFile(p plan) (*os.File, error) {
+	fd, err := unix.MemfdCreate("sandbox", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("memfd_create: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "plan")
+	// Not JSON: what a user writes into a command need not be UTF-8.
+	if err = gob.NewEncoder(f).Encode(p); err == nil {
+		_, err = f.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// readPlan takes over what the builder hands on.
+func readPlan() (*Spec, handover, error) {
+	// Of all that was inherited, only the standard streams outlive the exec.
+	if err := unix.CloseRange(3, 1<<32-1, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return nil, handover{}, fmt.Errorf("close_range: %w", err)
+	}
+	f := os.NewFile(planFD, "plan")
+	defer f.Close()
+	var p plan
+	if err := gob.NewDecoder(f).Decode(&p); err != nil {
+		return nil, handover{}, fmt.Errorf("read the plan: %w", err)
+	}
+	h := handover{streams: [3]*os.File{os.Stdin, os.Stdout, os.Stderr}, report: os.NewFile(errorFD, "report")}
+	next := uintptr(listenerFD)
+	if p.Spec.OneUID {
+		h.listener = os.NewFile(next, "listener")
+		next++
+	}
+	for range p.Groups {
+		h.groups = append(h.groups, os.NewFile(next, "group"))
+		next++
+	}
+	return p.Spec, h, nil
+}
+
+// supervise runs the process of the plan. It returns only to say why it cannot.
+func supervise() error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("adopt processes: %w", err)
 	}
-	files := []*os.File{nil, os.NewFile(reportFD, "report")}
-	for i, fd := range s.Limits.Groups {
-		files = append(files, os.NewFile(uintptr(fd), "group"))
-		s.Limits.Groups[i] = reportFD + 1 + i
-	}
-	next := &plan{Spec: s, Filter: p.Filter}
-	if s.OneUID {
-		next.Listener = planFD + len(files)
-		files = append(files, os.NewFile(uintptr(p.Listener), "listener"))
-	}
-	plan, err := planFile(next)
+	s, h, err := readPlan()
 	if err != nil {
 		return err
 	}
-	files[0] = plan
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Args, cmd.Env = []string{stepName}, []string{}
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.ExtraFiles = files
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals)
-	if err := cmd.Start(); err != nil {
-		return err
+	type result struct {
+		process *os.Process
+		err     error
+	}
+	started := make(chan result)
+	onThread(func() {
+		process, err := spawn(s, h, nil)
+		started <- result{process, err}
+		select {} // the process would be killed with its thread
+	})
+	step := <-started
+	if step.err != nil {
+		return step.err
 	}
 	_, err = unix.IoctlGetTermios(0, unix.TCGETS)
 	terminal := s.Terminal && err == nil
 	// Whoever reads from our end of a stream, or waits for the report, must not wait for us.
-	for _, f := range append(files, os.Stdin, os.Stdout, os.Stderr) {
-		f.Close()
-	}
+	closeAll(append(h.groups, h.report, h.listener, os.Stdin, os.Stdout, os.Stderr))
 	go func() {
 		for sig := range signals {
 			if forwarded(sig, terminal) {
-				cmd.Process.Signal(sig)
+				step.process.Signal(sig)
 			}
 		}
 	}()
@@ -74,7 +161,7 @@ func (p *plan) supervise() error {
 		killAll()
 		endAs(syscall.WaitStatus(syscall.SIGKILL))
 	}()
-	ws := waitFor(cmd.Process.Pid)
+	ws := waitFor(step.process.Pid)
 	killAll()
 	endAs(ws)
 	return nil
@@ -162,34 +249,11 @@ func endAs(ws syscall.WaitStatus) {
 	unix.Exit(128 + int(n))
 }
 
-// step becomes the process of a plan that was made for a supervisor, or returns why it cannot.
-func step() error {
-	spec, err := inherit()
-	if err != nil {
-		return err
-	}
-	if !spec.Terminal {
-		if _, err := unix.Setsid(); err != nil {
-			return fmt.Errorf("setsid: %w", err)
-		}
-	}
-	if err := spec.changeRoot(); err != nil {
-		return err
-	}
-	if err := spec.apply(); err != nil {
-		return err
-	}
-	if err := spec.becomeUser(); err != nil {
-		return err
-	}
-	if err := dieWithParent(); err != nil {
-		return err
-	}
-	return spec.exec()
-}
-
-// changeRoot makes the folder of the plan the root.
+// changeRoot makes the folder of the plan the root of this thread alone.
 func (s *Spec) changeRoot() error {
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return fmt.Errorf("unshare: %w", err)
+	}
 	unix.Umask(0o022)
 	fd, err := unix.Open(s.Root.Flat, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -265,8 +329,52 @@ func copyDevice(name, to string) error {
 	return unix.Chmod(to, 0o666)
 }
 
-// mainStep is Main for the process that a supervisor starts.
-func mainStep() {
-	runtime.LockOSThread()
-	giveUp(step())
+// A report is the error of a supervisor as plain data.
+type report struct {
+	Exec  string        `json:"exec,omitempty"` // Name of an ExecError
+	Text  string        `json:"text"`
+	Errno syscall.Errno `json:"errno,omitempty"`
+}
+
+func newReport(err error) report {
+	var f report
+	var execErr *ExecError
+	if errors.As(err, &execErr) {
+		f.Exec, err = execErr.Name, execErr.Err
+	}
+	errors.As(err, &f.Errno)
+	f.Text = err.Error()
+	return f
+}
+
+// supervisorError returns the error that a supervisor has reported.
+func supervisorError(b []byte) error {
+	var r report
+	if err := json.Unmarshal(b, &r); err != nil {
+		return fmt.Errorf("report %q: %w", b, err)
+	}
+	return r.err()
+}
+
+// err returns the error that the report was made of, as the parent's caller sees it.
+func (f report) err() error {
+	if f.Exec != "" {
+		return &ExecError{Name: f.Exec, Err: &childError{f.Text, f.Errno}}
+	}
+	return &childError{f.Text, f.Errno}
+}
+
+// A childError is an error that happened in a supervisor.
+type childError struct {
+	text  string
+	errno syscall.Errno
+}
+
+func (e *childError) Error() string { return e.text }
+
+func (e *childError) Unwrap() error {
+	if e.errno == 0 {
+		return nil
+	}
+	return e.errno
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -30,38 +31,17 @@ func (s *Spec) policy() seccomp.Policy {
 var filters sync.Map
 
 // filter returns the program for the system calls of s, empty if there is none.
-func (s *Spec) filter() ([]byte, error) {
+func (s *Spec) filter() (seccomp.Filter, error) {
 	p := s.policy()
 	key := fmt.Sprintf("%#v", p)
-	if b, ok := filters.Load(key); ok {
-		return b.([]byte), nil
+	if f, ok := filters.Load(key); ok {
+		return f.(seccomp.Filter), nil
 	}
 	f, err := seccomp.Compile(p)
-	if err != nil {
-		return nil, err
-	}
-	b, err := f.MarshalBinary()
 	if err == nil {
-		filters.Store(key, b)
+		filters.Store(key, f)
 	}
-	return b, err
-}
-
-// confine puts this thread under the filter of the plan, and sends the parent the descriptor where
-// it gets the calls that it answers.
-func (p *plan) confine() error {
-	if len(p.Filter) == 0 {
-		return nil
-	}
-	var f seccomp.Filter
-	if err := f.UnmarshalBinary(p.Filter); err != nil {
-		return err
-	}
-	listener, err := seccomp.Install(f, p.OneUID)
-	if err != nil || !p.OneUID {
-		return err
-	}
-	return unix.Sendmsg(p.Listener, []byte{0}, unix.UnixRights(listener), nil, 0)
+	return f, err
 }
 
 // emulate begins to answer calls of the process with Spec.OneUID, which has executed its command. One that
@@ -79,7 +59,7 @@ func (p *Process) emulate(ctx context.Context, spec *Spec) error {
 		return nil
 	}
 	cfg := oneuid.Config{
-		Root: fmt.Sprintf("/proc/%d/root", p.cmd.Process.Pid), UID: spec.UID, GID: spec.GID, Groups: spec.Groups,
+		Root: fmt.Sprintf("/proc/%d/root", p.process.Pid), UID: spec.UID, GID: spec.GID, Groups: spec.Groups,
 		Upper: spec.Root.Upper, Links: spec.Links,
 	}
 	if spec.Root.Flat != "" {
@@ -97,4 +77,45 @@ func (p *Process) emulate(ctx context.Context, spec *Spec) error {
 	}
 	p.users = users
 	return nil
+}
+
+// socketPair returns two connected sockets, the second one for a child to send files through.
+func socketPair(name string) (pair [2]*os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return pair, fmt.Errorf("socketpair: %w", err)
+	}
+	for i, fd := range fds {
+		pair[i] = os.NewFile(uintptr(fd), name)
+	}
+	return pair, nil
+}
+
+// receiveFiles returns the files that come through a socket; none when the other end is closed.
+func receiveFiles(from *os.File) ([]*os.File, error) {
+	rights := make([]byte, unix.CmsgSpace(4*4))
+	var n int
+	for {
+		var err error
+		_, n, _, _, err = unix.Recvmsg(int(from.Fd()), make([]byte, 1), rights, unix.MSG_CMSG_CLOEXEC)
+		if err == nil {
+			break
+		}
+		if err != unix.EINTR {
+			return nil, err
+		}
+	}
+	messages, err := unix.ParseSocketControlMessage(rights[:n])
+	if err != nil || len(messages) == 0 {
+		return nil, err
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil {
+		return nil, err
+	}
+	files := make([]*os.File, len(fds))
+	for i, fd := range fds {
+		files[i] = os.NewFile(uintptr(fd), from.Name())
+	}
+	return files, nil
 }

@@ -18,12 +18,12 @@ func needPrivilege(t *testing.T) {
 	}
 }
 
-// The program on the host must be out of reach of a process that was brought to be it.
-func TestSelfCannotBeWritten(t *testing.T) {
+// A process of the sandbox can be brought to execute the trampoline, and must not be able to change it.
+func TestTrampolineCannotBeWritten(t *testing.T) {
 	needPrivilege(t)
-	for name, open := range map[string]func() (int, error){"mount": readOnlySelf, "copy": sealedSelf} {
+	for name, open := range map[string]func([]byte) (int, error){"mount": readOnlyFile, "memory": sealedFile} {
 		t.Run(name, func(t *testing.T) {
-			fd, err := open()
+			fd, err := open(trampolineFile())
 			if err != nil {
 				t.Fatal(err)
 			}

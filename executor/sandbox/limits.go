@@ -21,9 +21,6 @@ type Limits struct {
 	// CgroupParent is the control group to be below, a path below the root of each hierarchy; "" is our own.
 	CgroupParent string   `json:"cgroupParent,omitempty"`
 	Rlimits      []Rlimit `json:"rlimits,omitempty"`
-
-	// Groups are descriptors that the process writes to when it enters its control groups. Start makes them.
-	Groups []int `json:"groups,omitempty"`
 }
 
 // An Rlimit is one of setrlimit(2).
@@ -88,27 +85,6 @@ func ParseCPUs(text string) (set unix.CPUSet, err error) {
 		}
 	}
 	return set, nil
-}
-
-// apply puts this process, and what it starts, under the limits.
-func (s *Spec) apply() error {
-	for _, r := range s.Limits.Rlimits {
-		lim := unix.Rlimit{Cur: r.Soft, Max: r.Hard}
-		if err := unix.Prlimit(0, rlimits[r.Name], &lim, nil); err != nil {
-			return fmt.Errorf("limit %s to %d:%d: %w", r.Name, r.Soft, r.Hard, err)
-		}
-	}
-	if s.Limits.CPUSet == "" {
-		return s.enterGroups()
-	}
-	set, err := ParseCPUs(s.Limits.CPUSet)
-	if err == nil {
-		err = unix.SchedSetaffinity(0, &set)
-	}
-	if err != nil {
-		return fmt.Errorf("run on the processors %s: %w", s.Limits.CPUSet, err)
-	}
-	return s.enterGroups()
 }
 
 // Enforce returns the limits as they can be kept on this host, and what of l cannot, in words. Without control groups

@@ -1,7 +1,7 @@
 // Package sandbox runs one process in its own namespaces over an overlay root.
 //
-// The parent decides and checks; the child, this same program executed again,
-// only carries out a Spec. A printed Spec is the whole truth about a sandbox.
+// This process decides, checks and puts together; the child, which runs no Go, only carries out
+// a list of system calls. A printed Spec is the whole truth about a sandbox.
 // The package knows no graph, cache or image.
 package sandbox
 

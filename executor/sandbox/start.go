@@ -2,20 +2,14 @@ package sandbox
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"os"
-	"os/exec"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/seed0570efb0/build/executor/sandbox/oneuid"
 	"github.com/seed0570efb0/build/executor/sandbox/uplink"
@@ -68,7 +62,8 @@ func (r *Runner) Run(ctx context.Context, spec Spec, stdio Stdio) (Status, error
 type Process struct {
 	runner  *Runner
 	network *network
-	cmd     *exec.Cmd
+	process *os.Process
+	streams streams
 	done    chan struct{} // closed when the fields below are set and all is gone
 
 	group    *group   // nil where there is no limit
@@ -94,13 +89,9 @@ func (r *Runner) Start(ctx context.Context, spec Spec, stdio Stdio) (*Process, e
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	n, err := r.newNetwork(&spec)
-	if err != nil {
-		return nil, fmt.Errorf("sandbox: %w", err)
-	}
-	p := &Process{runner: r, network: n, done: make(chan struct{})}
+	p := &Process{runner: r, network: r.newNetwork(&spec), done: make(chan struct{})}
 	started := make(chan error)
-	go p.run(ctx, spec, stdio, started)
+	onThread(func() { p.run(ctx, spec, stdio, started) })
 	if err := <-started; err != nil {
 		return nil, err
 	}
@@ -126,7 +117,7 @@ func (p *Process) LinkOwner(dir int, base, name string) (owners.Mark, error) {
 
 // Signal sends s to the process. Being pid 1 of its namespace, it only gets what it
 // handles, and SIGKILL and SIGSTOP.
-func (p *Process) Signal(s os.Signal) error { return p.cmd.Process.Signal(s) }
+func (p *Process) Signal(s os.Signal) error { return p.process.Signal(s) }
 
 // kill kills all that is in the sandbox.
 func (p *Process) kill() {
@@ -134,138 +125,89 @@ func (p *Process) kill() {
 		p.lifeline.Close()
 		return
 	}
-	p.cmd.Process.Kill() // pid 1 of its namespace, so the kernel kills the others
+	p.process.Kill() // pid 1 of its namespace, so the kernel kills the others
 }
 
 // run is the life of a sandbox. It stays on one thread because the child asked to be
 // killed when the thread that forked it ends.
 func (p *Process) run(ctx context.Context, spec Spec, stdio Stdio, started chan<- error) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-
+	defer close(p.done)
 	report, err := p.launch(spec, stdio)
 	if err != nil {
 		p.tidy()
-		started <- fmt.Errorf("sandbox: %w", err)
+		started <- named(err)
 		return
 	}
 	stop := context.AfterFunc(ctx, p.kill)
 	defer stop()
 	if err := p.ready(ctx, &spec, report); err != nil {
-		p.cmd.Wait()
+		p.kill()
+		p.process.Wait()
 		p.tidy()
-		started <- err
+		started <- named(err)
 		return
 	}
 	started <- nil
 	p.status, p.err = p.wait(ctx)
 	if p.users != nil {
 		if err := p.users.Wait(); p.err == nil && err != nil {
-			p.err = fmt.Errorf("sandbox: %w", err)
+			p.err = named(err)
 		}
 	}
 	p.tidy()
-	close(p.done)
+}
+
+// named says where err is from, unless its text is known to users of other tools.
+func named(err error) error {
+	var exec *ExecError
+	var network *NetworkError
+	if errors.As(err, &exec) || errors.As(err, &network) {
+		return err
+	}
+	return fmt.Errorf("sandbox: %w", err)
 }
 
 // ready waits until the child has executed its command, or returns why it has not.
 func (p *Process) ready(ctx context.Context, spec *Spec, report *os.File) error {
 	defer report.Close()
-	if err := p.runner.connect(p.network); err != nil {
-		p.cmd.Process.Kill()
-		return fmt.Errorf("sandbox: network: %w", err)
-	}
-	if err := readReport(report); err != nil {
+	if err := readReport(report, spec); err != nil {
 		return err
 	}
-	if err := p.emulate(ctx, spec); err != nil {
-		p.kill()
-		return fmt.Errorf("sandbox: %w", err)
-	}
-	return nil
+	return p.emulate(ctx, spec)
 }
 
-// launch starts the child, and returns where it reports what fails before its exec.
+// launch starts the child, and returns where it reports that its last exec has failed.
 func (p *Process) launch(spec Spec, stdio Stdio) (report *os.File, err error) {
-	doors, err := p.groupFor(spec.Limits)
-	defer closeAll(doors)
+	defer p.streams.release()
+	if err := p.streams.open(stdio); err != nil {
+		return nil, err
+	}
+	h := handover{streams: p.streams.files}
+	h.groups, err = p.groupFor(spec.Limits)
+	defer closeAll(h.groups)
 	if err != nil {
 		return nil, err
 	}
-	first := lifelineFD // or networkFD: a chroot has no network of its own
-	if spec.Chroot || p.network.childFile() != nil {
-		first++
-	}
-	for i := range doors {
-		spec.Limits.Groups = append(spec.Limits.Groups, first+i)
-	}
-	exe, err := self()
-	if err != nil {
-		return nil, err
-	}
-	filter, err := spec.filter()
-	if err != nil {
-		return nil, err
-	}
-	what := &plan{Spec: &spec, Filter: filter, Join: p.network.gateway != nil}
 	if spec.OneUID {
 		if p.listener, err = socketPair("listener"); err != nil {
 			return nil, err
 		}
-		what.Listener = first + len(doors)
+		h.listener = p.listener[1]
 	}
-	plan, err := planFile(what)
-	if err != nil {
+	if report, h.report, err = os.Pipe(); err != nil {
 		return nil, err
 	}
-	defer plan.Close()
-	report, child, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	defer child.Close()
-	defer func() {
-		if err != nil {
-			report.Close()
-		}
-	}()
-
-	cmd := exec.Command(exe)
-	p.cmd = cmd
-	cmd.Args = []string{childName}
-	cmd.Env = []string{}                     // nil would be ours
-	cmd.ExtraFiles = []*os.File{plan, child} // planFD, reportFD
-	if f := p.network.childFile(); f != nil {
-		cmd.ExtraFiles = append(cmd.ExtraFiles, f) // networkFD
-	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: spec.cloneFlags(), Pdeathsig: syscall.SIGKILL}
+	defer h.report.Close()
 	if spec.Chroot {
-		// The supervisor outlives us for as long as it takes to kill what is left.
-		cmd.SysProcAttr.Pdeathsig = 0
-		end, err := p.tie(cmd)
-		if err != nil {
-			return nil, err
-		}
-		defer end.Close()
+		p.process, p.lifeline, err = startSupervisor(spec, h)
+	} else {
+		p.process, err = spawn(&spec, h, p.network)
 	}
-	cmd.ExtraFiles = append(cmd.ExtraFiles, doors...)
-	if spec.OneUID {
-		cmd.ExtraFiles = append(cmd.ExtraFiles, p.listener[1])
-	}
-	cmd.Stdout, cmd.Stderr = stdio.Out, stdio.Err
-	if err := attachInput(cmd, stdio.In); err != nil {
+	if err != nil {
+		report.Close()
 		return nil, err
 	}
-	return report, cmd.Start()
-}
-
-// tie gives cmd, a supervisor, the end of a lifeline.
-func (p *Process) tie(cmd *exec.Cmd) (end *os.File, err error) {
-	if end, p.lifeline, err = os.Pipe(); err != nil {
-		return nil, err
-	}
-	cmd.ExtraFiles = append(cmd.ExtraFiles, end) // lifelineFD
-	return end, nil
+	return report, nil
 }
 
 // tidy gives back what the sandbox had beside its process, which has ended.
@@ -300,72 +242,6 @@ func closeAll(files []*os.File) {
 	}
 }
 
-// attachInput makes in the standard input of cmd. Other than os/exec, the end of cmd does
-// not wait for a copy from in, since nobody can interrupt its Read.
-func attachInput(cmd *exec.Cmd, in io.Reader) error {
-	switch in := in.(type) {
-	case nil:
-	case *os.File:
-		cmd.Stdin = in
-	default:
-		w, err := cmd.StdinPipe() // Wait closes it
-		if err != nil {
-			return err
-		}
-		go func() {
-			io.Copy(w, in) // fails with EPIPE when the process does not want it
-			w.Close()
-		}()
-	}
-	return nil
-}
-
-// planFile returns an unnamed file that holds p. A pipe would need a writer once p outgrows its buffer.
-func planFile(p *plan) (*os.File, error) {
-	p.Raw = rawOf(p.Spec)
-	b, err := json.Marshal(p)
-	if err != nil {
-		return nil, err
-	}
-	fd, err := unix.MemfdCreate("sandbox", unix.MFD_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("memfd_create: %w", err)
-	}
-	f := os.NewFile(uintptr(fd), "plan")
-	if _, err := f.Write(b); err != nil {
-		f.Close()
-		return nil, err
-	}
-	return f, nil
-}
-
-func (s *Spec) cloneFlags() uintptr {
-	if s.Chroot {
-		return 0
-	}
-	flags := uintptr(unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP)
-	if s.Network == NetworkNone {
-		flags |= unix.CLONE_NEWNET
-	}
-	return flags
-}
-
-// readReport waits until the child has executed its command, or returns why it has not.
-func readReport(report io.Reader) error {
-	b, err := io.ReadAll(report)
-	if err != nil {
-		return fmt.Errorf("sandbox: %w", err)
-	}
-	if len(b) == 0 {
-		return nil // exec closed the pipe; or the child was killed, which Wait will tell
-	}
-	var f failure
-	if err := json.Unmarshal(b, &f); err != nil {
-		return fmt.Errorf("sandbox: report %q: %w", b, err)
-	}
-	return f.err()
-}
-
 // usageOf returns what wait4 tells of a process and of those it has waited for.
 func usageOf(state *os.ProcessState) Usage {
 	u := Usage{CPU: state.UserTime() + state.SystemTime()}
@@ -377,13 +253,15 @@ func usageOf(state *os.ProcessState) Usage {
 
 // wait waits for the end of the process and of its streams.
 func (p *Process) wait(ctx context.Context) (Status, error) {
-	err := p.cmd.Wait()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
+	state, err := p.process.Wait()
+	if err == nil {
+		err = p.streams.wait()
+	}
+	if err != nil {
 		return Status{}, fmt.Errorf("sandbox: %w", err)
 	}
-	ws := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
-	status := Status{Usage: usageOf(p.cmd.ProcessState)}
+	ws := state.Sys().(syscall.WaitStatus)
+	status := Status{Usage: usageOf(state)}
 	if p.group != nil {
 		var peak int64
 		if peak, status.OutOfMemory = p.group.memory(); peak > 0 {

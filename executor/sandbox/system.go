@@ -11,61 +11,43 @@ import (
 // quiet are the attributes of a mount that no program is started from.
 const quiet = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
 
-// masked holds what tells about the host or reaches its hardware; it appears empty. As in Docker.
-var masked = []string{
-	"/proc/acpi",
-	"/proc/asound",
-	"/proc/interrupts",
-	"/proc/kcore",
-	"/proc/keys",
-	"/proc/latency_stats",
-	"/proc/sched_debug",
-	"/proc/scsi",
-	"/proc/timer_list",
-	"/proc/timer_stats",
-	"/sys/devices/virtual/powercap",
-	"/sys/firmware",
-}
-
-// readOnly holds the parts of /proc that change the host. As in Docker.
-var readOnly = []string{
-	"/proc/bus",
-	"/proc/fs",
-	"/proc/irq",
-	"/proc/sys",
-	"/proc/sysrq-trigger",
-}
+// As in Docker, what tells about the host or reaches its hardware appears empty, and what changes the host is read-only.
+var (
+	hiddenProc   = []string{"acpi", "asound", "interrupts", "kcore", "keys", "latency_stats", "sched_debug", "scsi", "timer_list", "timer_stats"}
+	readOnlyProc = []string{"bus", "fs", "irq", "sys", "sysrq-trigger"}
+	hiddenSys    = []string{"devices/virtual/powercap", "firmware"}
+)
 
 // mountSystem mounts /proc, /sys and /dev, which every Linux program expects. shm is the size of /dev/shm.
-func (t tree) mountSystem(shm int64) error {
-	for _, m := range []struct {
-		name string
-		make func() (int, error)
-	}{
-		{"/proc", procFS},
-		{"/sys", sysFS},
-		{"/dev", devFS},
-	} {
-		mnt, err := m.make()
-		if err == nil {
-			err = t.mountFolder(m.name, mnt)
-		}
-		if err != nil {
-			return fmt.Errorf("mount %s: %w", m.name, err)
-		}
-	}
-	if err := t.fillDev(shm); err != nil {
+func (st *stage) mountSystem(shm int64) error {
+	if err := st.root.mountNew("/sys", sysFS); err != nil {
 		return err
 	}
-	for _, name := range readOnly {
-		if err := t.protect(name); err != nil {
-			return fmt.Errorf("make %s read-only: %w", name, err)
+	for _, name := range hiddenSys {
+		if err := st.root.hide("/sys/" + name); err != nil {
+			return err
 		}
 	}
-	for _, name := range masked {
-		if err := t.mask(name); err != nil {
-			return fmt.Errorf("mask %s: %w", name, err)
-		}
+	if err := st.root.mountNew("/dev", devFS); err != nil {
+		return err
+	}
+	if err := st.root.fillDev(shm); err != nil {
+		return err
+	}
+	if !newProc() {
+		return st.root.keepProc()
+	}
+	return st.prepareProc()
+}
+
+// mountNew mounts what create returns on a folder of the root.
+func (t tree) mountNew(name string, create func() (int, error)) error {
+	mnt, err := create()
+	if err == nil {
+		err = t.mountFolder(name, mnt)
+	}
+	if err != nil {
+		return fmt.Errorf("mount %s: %w", name, err)
 	}
 	return nil
 }
@@ -80,15 +62,54 @@ func (t tree) mountFolder(name string, mnt int) error {
 	return t.cover(name, mnt)
 }
 
-// procFS makes a proc for the new pid namespace.
-func procFS() (mnt int, err error) {
-	mnt, err = newFS("proc", quiet)
-	if errors.Is(err, unix.EPERM) {
-		// The kernel refuses a new proc to a container whose own has masked parts. The old one
-		// names processes by other pids, and shows no more than we could see before.
-		return copyMounts(unix.AT_FDCWD, "/proc", quiet)
+// prepareProc makes ready what the child will mount. Until then, /proc is an empty folder in which nothing can be made.
+func (st *stage) prepareProc() (err error) {
+	if err := st.root.mountNew("/proc", emptyFS); err != nil {
+		return err
 	}
-	return mnt, err
+	if st.proc, err = st.root.open("/proc", strict); err != nil {
+		return fmt.Errorf("mount /proc: %w", err)
+	}
+	for _, name := range hiddenProc {
+		k, ok := procKind(name)
+		if !ok {
+			continue
+		}
+		mnt, err := emptyOf(k)
+		if err != nil {
+			return fmt.Errorf("hide /proc/%s: %w", name, err)
+		}
+		st.masks = append(st.masks, mask{"/proc/" + name, mnt})
+	}
+	return nil
+}
+
+// procKind returns what this kernel has of that name in any /proc, if it has it.
+func procKind(name string) (kind, bool) {
+	var st unix.Stat_t
+	if err := unix.Stat("/proc/"+name, &st); err != nil {
+		return 0, false
+	}
+	return kind(st.Mode & unix.S_IFMT), true
+}
+
+// keepProc mounts the /proc that we have ourselves. It names processes by other pids, and shows no more than we can see.
+func (t tree) keepProc() error {
+	err := t.mountNew("/proc", func() (int, error) { return copyMounts(unix.AT_FDCWD, "/proc", quiet) })
+	if err != nil {
+		return err
+	}
+	for _, name := range readOnlyProc {
+		if err := t.protect("/proc/" + name); err != nil {
+			return err
+		}
+	}
+	for _, name := range hiddenProc {
+		if err := t.hide("/proc/" + name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // sysFS makes a sysfs for our network namespace.
@@ -103,45 +124,50 @@ func sysFS() (mnt int, err error) {
 
 // protect makes name read-only if it exists, by a read-only mount of itself.
 func (t tree) protect(name string) error {
-	place, err := t.open(name, strict)
-	if err == unix.ENOENT {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer unix.Close(place)
-	mnt, err := copyMounts(place, "", unix.MOUNT_ATTR_RDONLY)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(mnt)
-	return attach(mnt, place)
+	return t.change("make read-only", name, func(place int) (int, error) {
+		return copyMounts(place, "", unix.MOUNT_ATTR_RDONLY)
+	})
 }
 
-// mask covers name, if it exists, with something empty of its kind.
-func (t tree) mask(name string) error {
+// hide covers name, if it exists, with something empty of its kind.
+func (t tree) hide(name string) error {
+	return t.change("hide", name, func(place int) (int, error) {
+		k, err := kindOf(place)
+		if err != nil {
+			return -1, err
+		}
+		return emptyOf(k)
+	})
+}
+
+// change attaches what create returns on name, if that exists; what says what for.
+func (t tree) change(what, name string, create func(place int) (mnt int, err error)) error {
 	place, err := t.open(name, strict)
 	if err == unix.ENOENT {
 		return nil
 	}
-	if err != nil {
-		return err
+	if err == nil {
+		defer unix.Close(place)
+		var mnt int
+		if mnt, err = create(place); err == nil {
+			defer unix.Close(mnt)
+			err = attach(mnt, place)
+		}
 	}
-	defer unix.Close(place)
-	k, err := kindOf(place)
 	if err != nil {
-		return err
+		return fmt.Errorf("%s %s: %w", what, name, err)
 	}
-	var mnt int
+	return nil
+}
+
+// emptyOf returns a mount of nothing, of that kind.
+func emptyOf(k kind) (mnt int, err error) {
 	if k == folder {
-		mnt, err = newFS("tmpfs", quiet|unix.MOUNT_ATTR_RDONLY, "size=4k", "mode=755")
-	} else {
-		mnt, err = copyMounts(unix.AT_FDCWD, "/dev/null", 0)
+		return emptyFS()
 	}
-	if err != nil {
-		return err
-	}
-	defer unix.Close(mnt)
-	return attach(mnt, place)
+	return copyMounts(unix.AT_FDCWD, "/dev/null", 0)
+}
+
+func emptyFS() (mnt int, err error) {
+	return newFS("tmpfs", quiet|unix.MOUNT_ATTR_RDONLY, "size=4k", "mode=755")
 }

@@ -7,12 +7,11 @@
 package seccomp
 
 import (
-	"encoding/binary"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
-	"unsafe"
+	"sync"
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
@@ -99,46 +98,27 @@ func (p Policy) program() ([]bpf.Instruction, error) {
 	return text, nil
 }
 
-// MarshalBinary returns the program as the kernel of this machine takes it.
-func (f Filter) MarshalBinary() ([]byte, error) {
-	return binary.Append(nil, binary.NativeEndian, []unix.SockFilter(f))
-}
-
-// UnmarshalBinary reads what MarshalBinary returned.
-func (f *Filter) UnmarshalBinary(b []byte) error {
-	list := make([]unix.SockFilter, len(b)/binary.Size(unix.SockFilter{}))
-	_, err := binary.Decode(b, binary.NativeEndian, list)
-	*f = list
-	return err
-}
-
-// Install puts the calling thread, which must have no_new_privs, under f for good, with all that it
-// will fork or execute. When listen is set it returns the descriptor where a supervisor gets
-// the calls to answer.
-func Install(f Filter, listen bool) (listener int, err error) {
-	prog := unix.SockFprog{Len: uint16(len(f)), Filter: &f[0]}
+// Flags returns the flags of seccomp(2) to install a Filter with. When listen is set, that returns the
+// descriptor where a supervisor gets the calls to answer.
+func Flags(listen bool) uintptr {
 	// Without SPEC_ALLOW, kernels before 5.16 slow the process down by 10 % and more.
 	flags := uintptr(unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW)
-	if !listen {
-		_, err := install(flags, &prog)
-		return -1, err
+	if listen {
+		flags |= unix.SECCOMP_FILTER_FLAG_NEW_LISTENER | killableFlag()
 	}
-	flags |= unix.SECCOMP_FILTER_FLAG_NEW_LISTENER
-	// A signal must not restart a call that was answered already. New in Linux 5.19.
-	listener, err = install(flags|unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, &prog)
-	if err == unix.EINVAL {
-		listener, err = install(flags, &prog)
-	}
-	return listener, err
+	return flags
 }
 
-func install(flags uintptr, prog *unix.SockFprog) (int, error) {
-	r, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(prog)))
-	if errno != 0 {
-		return -1, errno
+// killableFlag keeps a signal from restarting a call that was answered already. It is new in Linux 5.19.
+var killableFlag = sync.OnceValue(func() uintptr {
+	const flags = unix.SECCOMP_FILTER_FLAG_NEW_LISTENER | unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+	// A kernel that knows the flags goes on to look for the filter, which is nowhere.
+	_, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, 0)
+	if errno == unix.EFAULT {
+		return unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
 	}
-	return int(r), nil
-}
+	return 0
+})
 
 // A table holds the numbers of system calls, ordered by name.
 type table []struct {

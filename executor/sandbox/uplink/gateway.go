@@ -45,28 +45,22 @@ type Gateway struct {
 	pings  map[pingFlow]*pingConn
 }
 
-// Open opens the gateway of a namespace that Unshare made, and takes over the files it returned. Queries to the gateway's
-// port 53 go to the resolvers.
-func Open(files []*os.File, resolvers []netip.AddrPort) (*Gateway, error) {
-	if len(files) != 3 {
-		closeAll(files)
-		return nil, fmt.Errorf("a network namespace comes with 3 files, not %d", len(files))
-	}
-	e, err := newEndpoint(files[2])
+// Open moves the calling thread to a network namespace of its own, which the thread must be allowed to make, and opens its
+// gateway. Queries to the gateway's port 53 go to the resolvers.
+func Open(resolvers []netip.AddrPort) (*Gateway, error) {
+	s, err := unshare()
 	if err != nil {
-		closeAll(files)
+		return nil, err
+	}
+	e, err := newEndpoint(s.link)
+	if err != nil {
+		s.close()
 		return nil, fmt.Errorf("packet socket: %w", err)
 	}
-	g := &Gateway{resolvers: resolvers, namespace: files[0], counters: files[1], endpoint: e, pings: map[pingFlow]*pingConn{}}
+	g := &Gateway{resolvers: resolvers, namespace: s.namespace, counters: s.counters, endpoint: e, pings: map[pingFlow]*pingConn{}}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.reader.Go(g.serve)
 	return g, nil
-}
-
-func closeAll(files []*os.File) {
-	for _, f := range files {
-		f.Close()
-	}
 }
 
 // Namespace returns the namespace, for setns.

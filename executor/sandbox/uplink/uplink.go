@@ -1,8 +1,8 @@
 // Package uplink connects a network namespace that has nothing but itself to the network of this
 // process, with no privilege outside of that namespace and no helper program.
 //
-// Inside, Unshare makes a pair of virtual interfaces: the process of a sandbox sees eth0, and a packet
-// socket takes what leaves through the other end. Outside, a Gateway ends the TCP and UDP flows
+// Inside, Open makes a pair of virtual interfaces: the process of a sandbox sees eth0, and a packet
+// socket takes what leaves through the other end. Outside, the Gateway ends the TCP and UDP flows
 // among those packets in a network stack of its own and carries their content over ordinary
 // sockets. The package knows nothing of sandboxes.
 package uplink
@@ -11,6 +11,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -37,32 +38,38 @@ const (
 
 var insideMAC, outsideMAC = [6]byte{2, 0, 192, 0, 0, 2}, [6]byte{2, 0, 192, 0, 0, 1}
 
-// Unshare moves the calling thread to a network namespace of its own, which the thread must be allowed to make, and
-// returns the descriptors that Open needs. The namespace keeps what it sends until then. IPv6
-// leads out if it leads out from where the thread was.
-func Unshare() (fds []int, err error) {
+// A space is a network namespace that a thread has moved to, as files: the namespace, its counters, and the
+// packet socket at the outer end of its link. It keeps what is sent inside.
+type space struct{ namespace, counters, link *os.File }
+
+// unshare moves the calling thread to a space of its own. IPv6 leads out if it leads out from where the thread was.
+func unshare() (s space, err error) {
 	ipv6 := hasIPv6()
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return nil, fmt.Errorf("new network namespace: %w", err)
+		return s, fmt.Errorf("new network namespace: %w", err)
 	}
 	if err := configure(ipv6); err != nil {
-		return nil, err
+		return s, err
 	}
-	defer func() {
+	for _, f := range []struct {
+		file **os.File
+		open func() (int, error)
+	}{{&s.namespace, openNamespace}, {&s.counters, openCounters}, {&s.link, openLink}} {
+		fd, err := f.open()
 		if err != nil {
-			for _, fd := range fds {
-				unix.Close(fd)
-			}
+			s.close()
+			return s, err
 		}
-	}()
-	for _, open := range []func() (int, error){openNamespace, openCounters, openLink} {
-		fd, err := open()
-		if err != nil {
-			return fds, err
-		}
-		fds = append(fds, fd)
+		*f.file = os.NewFile(uintptr(fd), "network")
 	}
-	return fds, nil
+	return s, nil
+}
+
+// close closes the files that are there.
+func (s space) close() {
+	s.namespace.Close()
+	s.counters.Close()
+	s.link.Close()
 }
 
 func openNamespace() (int, error) {

@@ -1,0 +1,112 @@
+package sandbox
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// A handover is what a child gets beside its Spec.
+type handover struct {
+	streams  [3]*os.File
+	report   *os.File   // takes the number of the error when the last exec fails
+	groups   []*os.File // to enter the control groups
+	listener *os.File   // takes the listener of the filter, with Spec.OneUID
+}
+
+// spawn starts the process of s from this thread, which is of no use for anything else afterwards. A nil error promises that
+// everything is set up and the trampoline executed.
+func spawn(s *Spec, h handover, n *network) (*os.Process, error) {
+	fds, err := h.numbers()
+	defer fds.close()
+	if err != nil {
+		return nil, err
+	}
+	s.ownPipes(fds.streams)
+	var st *stage
+	var flags uintptr
+	if !s.Chroot {
+		if st, err = s.set(n); err != nil {
+			return nil, err
+		}
+		defer st.close()
+		flags = unix.CLONE_NEWPID
+	}
+	p, err := s.program(st, fds)
+	if err != nil {
+		return nil, err
+	}
+	if s.Chroot {
+		if err := s.changeRoot(); err != nil {
+			return nil, err
+		}
+	}
+	pid, failed, errno := vfork(flags, p)
+	if st != nil {
+		err = leave()
+	}
+	switch {
+	case errno != 0:
+		return nil, fmt.Errorf("fork: %w", errno)
+	case failed != nil:
+		unix.Wait4(pid, nil, 0, nil)
+		return nil, p.err(*failed, s)
+	}
+	process, findErr := os.FindProcess(pid) // it is ours to wait for, so the number is its own
+	if err == nil {
+		err = findErr
+	}
+	if err != nil {
+		unix.Kill(pid, unix.SIGKILL)
+		unix.Wait4(pid, nil, 0, nil)
+		return nil, err
+	}
+	return process, nil
+}
+
+// numbers returns the descriptors of h.
+func (h *handover) numbers() (inherited, error) {
+	var in inherited
+	var err error
+	number := func(f *os.File) int {
+		if f == nil || err != nil {
+			return -1
+		}
+		fd := int(f.Fd())
+		if fd > reportFD {
+			return fd
+		}
+		// In the child it would be in the way of the streams.
+		if fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, reportFD+1); err == nil {
+			in.copies = append(in.copies, fd)
+		}
+		return fd
+	}
+	for i, f := range h.streams {
+		in.streams[i] = number(f)
+	}
+	for _, f := range h.groups {
+		in.groups = append(in.groups, number(f))
+	}
+	in.report, in.listener = number(h.report), number(h.listener)
+	return in, err
+}
+
+// readReport waits until the child of s has executed its command, or returns why it has not.
+func readReport(report io.Reader, s *Spec) error {
+	b, err := io.ReadAll(report)
+	if err != nil {
+		return err
+	}
+	switch {
+	case len(b) == 0:
+		return nil // exec closed the pipe; or the child was killed, which Wait will tell
+	case len(b) == 4:
+		return &ExecError{Name: s.Args[0], Err: syscall.Errno(binary.NativeEndian.Uint32(b))}
+	}
+	return supervisorError(b)
+}
