@@ -212,6 +212,7 @@ func (p *Process) launch(spec Spec, stdio Stdio) (report *os.File, err error) {
 
 // tidy gives back what the sandbox had beside its process, which has ended.
 func (p *Process) tidy() {
+	p.streams.wait() // for a process that was never started, or not waited for
 	p.runner.release(p.network)
 	closeAll(p.listener[:])
 	if p.lifeline != nil {
