@@ -5,6 +5,7 @@
 package testkit
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log"
@@ -161,6 +162,7 @@ func (b *bodyWriter) Write(p []byte) (int, error) { return b.body.Write(p) }
 type Recorder struct {
 	mu       sync.Mutex
 	requests []string
+	more     chan struct{} // closed when there is another request; nil when nobody waits
 }
 
 // Record is a Middleware.
@@ -168,6 +170,10 @@ func (c *Recorder) Record(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c.mu.Lock()
 		c.requests = append(c.requests, r.Method+" "+r.URL.Path)
+		if c.more != nil {
+			close(c.more)
+			c.more = nil
+		}
 		c.mu.Unlock()
 		next.ServeHTTP(w, r)
 	})
@@ -189,6 +195,29 @@ func (c *Recorder) Count(text string) int {
 		}
 	}
 	return n
+}
+
+// Await waits for a request that contains text, unless there was one already.
+func (c *Recorder) Await(ctx context.Context, text string) error {
+	for {
+		c.mu.Lock()
+		found := slices.ContainsFunc(c.requests, func(r string) bool { return strings.Contains(r, text) })
+		if c.more == nil {
+			c.more = make(chan struct{})
+		}
+		more := c.more
+		c.mu.Unlock()
+		if found {
+			return nil
+		}
+		if ctx.Err() != nil { // and the requests were looked at after it ended
+			return fmt.Errorf("no request contains %q: %w", text, context.Cause(ctx))
+		}
+		select {
+		case <-more:
+		case <-ctx.Done():
+		}
+	}
 }
 
 // Reset forgets all requests.
