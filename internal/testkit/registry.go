@@ -33,6 +33,12 @@ func Registry(t testing.TB, with ...Middleware) (host string) {
 	for _, m := range slices.Backward(with) {
 		handler = m(handler)
 	}
+	return Serve(t, handler)
+}
+
+// Serve starts a server on loopback, over plain HTTP, and returns its host. It is gone when the test ends.
+func Serve(t testing.TB, handler http.Handler) (host string) {
+	t.Helper()
 	server := httptest.NewUnstartedServer(handler)
 	server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	server.Start()
