@@ -53,10 +53,7 @@ func (a *app) send(ctx context.Context, mode, ref string, out exporter.Output) e
 	if err := a.enter(ctx); err != nil {
 		return err
 	}
-	if err := a.open(); err != nil {
-		return err
-	}
-	img, err := a.find(ctx, ref)
+	img, err := a.stored(ctx, ref)
 	if err != nil {
 		return err
 	}

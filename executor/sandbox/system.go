@@ -103,24 +103,25 @@ func sysFS() (mnt int, err error) {
 
 // protect makes name read-only if it exists, by a read-only mount of itself.
 func (t tree) protect(name string) error {
-	place, err := t.open(name, strict)
-	if err == unix.ENOENT {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer unix.Close(place)
-	mnt, err := copyMounts(place, "", unix.MOUNT_ATTR_RDONLY)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(mnt)
-	return attach(mnt, place)
+	return t.shield(name, func(place int) (mnt int, err error) { return copyMounts(place, "", unix.MOUNT_ATTR_RDONLY) })
 }
 
 // mask covers name, if it exists, with something empty of its kind.
 func (t tree) mask(name string) error {
+	return t.shield(name, func(place int) (mnt int, err error) {
+		k, err := kindOf(place)
+		switch {
+		case err != nil:
+			return -1, err
+		case k == folder:
+			return newFS("tmpfs", quiet|unix.MOUNT_ATTR_RDONLY, "size=4k", "mode=755")
+		}
+		return copyMounts(unix.AT_FDCWD, "/dev/null", 0)
+	})
+}
+
+// shield attaches the mount that make returns for a place to that place, if name exists.
+func (t tree) shield(name string, make func(place int) (mnt int, err error)) error {
 	place, err := t.open(name, strict)
 	if err == unix.ENOENT {
 		return nil
@@ -129,16 +130,7 @@ func (t tree) mask(name string) error {
 		return err
 	}
 	defer unix.Close(place)
-	k, err := kindOf(place)
-	if err != nil {
-		return err
-	}
-	var mnt int
-	if k == folder {
-		mnt, err = newFS("tmpfs", quiet|unix.MOUNT_ATTR_RDONLY, "size=4k", "mode=755")
-	} else {
-		mnt, err = copyMounts(unix.AT_FDCWD, "/dev/null", 0)
-	}
+	mnt, err := make(place)
 	if err != nil {
 		return err
 	}
