@@ -24,6 +24,13 @@ func chrootSpec(t testing.TB, script string) sandbox.Spec {
 	}
 	spec := sh(t, script)
 	spec.Root = sandbox.Root{Flat: spec.Root.Lower[0]}
+	dev := filepath.Join(spec.Root.Flat, "dev") // a shell puts nothing in the background without /dev/null
+	if err := os.Mkdir(dev, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := sandbox.FillDev(dev); err != nil {
+		t.Fatal(err)
+	}
 	spec.Chroot, spec.Caps = true, sandbox.ChrootCaps()
 	if m, inside := userns.Inside(); inside && m == userns.SingleID {
 		spec.Groups = nil
@@ -54,7 +61,7 @@ func TestChrootStatus(t *testing.T) {
 func TestChrootIsTheRoot(t *testing.T) {
 	spec := chrootSpec(t, `pwd; ls /; cat /etc/old; echo new > /etc/new; readlink -f /../../etc; id -u`)
 	spec.Cwd = "/made/here"
-	expect(t, spec, "/made/here\nbin\netc\nmade\nold\n/etc\n0\n")
+	expect(t, spec, "/made/here\nbin\ndev\netc\nmade\nold\n/etc\n0\n")
 	if b, err := os.ReadFile(filepath.Join(spec.Root.Flat, "etc/new")); string(b) != "new\n" || err != nil {
 		t.Errorf("%q %v", b, err)
 	}
@@ -82,12 +89,6 @@ func TestChrootLeavesNothing(t *testing.T) {
 		(setsid sh -c 'trap "" TERM HUP INT; sleep 1002; sleep 1003' &)
 		echo "$(cat /marker)"`)
 	applets(t, spec, "setsid")
-	if err := os.Mkdir(spec.Root.Flat+"/dev", 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := sandbox.FillDev(spec.Root.Flat + "/dev"); err != nil {
-		t.Fatal(err)
-	}
 	spec.Env = append(spec.Env, "MARKER="+dir)
 	write(t, spec.Root.Flat+"/marker", "marked\n")
 	expect(t, spec, "marked\n")
