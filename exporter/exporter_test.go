@@ -167,7 +167,7 @@ func TestConfig(t *testing.T) {
 	}
 	epoch := time.Unix(1_600_000_000, 0)
 	var spec ocispec.Image
-	if raw, err = w.Disk.ReadBlob(newWorld(t).build(t, &epoch).Config); err == nil {
+	if _, err := w.Disk.ReadBlob(newWorld(t).build(t, &epoch).Config); err == nil {
 		t.Error("the config of another store is here")
 	}
 	img = w.build(t, &epoch)

@@ -1,5 +1,6 @@
 // Package testkit helps the tests of all packages: a registry on loopback that can be told to
-// fail, a tiny base image, and file trees written from and compared as text.
+// fail, a tiny base image, file trees written from and compared as text, an ordinary user to become, and
+// waiting for what other processes do.
 //
 // It imports nothing of this module, so that every package can use it.
 package testkit
