@@ -165,13 +165,7 @@ func TestUnpackStaysInside(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			x := newExecutor(t)
-			dir := t.TempDir()
-			if err := os.WriteFile(filepath.Join(dir, "a.tar"), tar, 0o644); err != nil {
-				t.Fatal(err)
-			}
-			x.folder(t, dir)
-			v := copyOf(&llb.Copy{Sources: []llb.Source{{Path: "/a.tar"}}, Dest: "/d", Unpack: true})
-			id, err := x.Execute(t.Context(), v, make([]digest.Digest, 2))
+			id, err := x.unpack(t, tar)
 			if err != nil {
 				t.Logf("refused: %v", err)
 				return
@@ -189,17 +183,23 @@ func TestUnpackStaysInside(t *testing.T) {
 	}
 }
 
+// unpack adds an archive of the context to /d.
+func (x *Executor) unpack(t *testing.T, archive []byte) (digest.Digest, error) {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "a.tar"), archive, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	x.folder(t, dir)
+	v := copyOf(&llb.Copy{Sources: []llb.Source{{Path: "/a.tar"}}, Dest: "/d", Unpack: true})
+	return x.Execute(t.Context(), v, make([]digest.Digest, 2))
+}
+
 func FuzzUnpack(f *testing.F) {
 	f.Add(testkit.Tar(f, "a = x", "d/ 700", "d/l -> ../a", "h => a"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		x := newExecutor(t)
-		dir := t.TempDir()
-		if err := os.WriteFile(filepath.Join(dir, "a.tar"), b, 0o644); err != nil {
-			t.Fatal(err)
-		}
-		x.folder(t, dir)
-		v := copyOf(&llb.Copy{Sources: []llb.Source{{Path: "/a.tar"}}, Dest: "/d", Unpack: true})
-		id, err := x.Execute(t.Context(), v, make([]digest.Digest, 2))
+		id, err := x.unpack(t, b)
 		if err != nil {
 			return
 		}

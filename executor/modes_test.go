@@ -9,19 +9,18 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
-	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
 	"github.com/seed0570efb0/build/cache"
 	"github.com/seed0570efb0/build/executor"
 	"github.com/seed0570efb0/build/executor/sandbox"
 	"github.com/seed0570efb0/build/internal/digest"
+	"github.com/seed0570efb0/build/internal/testkit"
 	"github.com/seed0570efb0/build/internal/userns"
 	"github.com/seed0570efb0/build/llb"
 	"github.com/seed0570efb0/build/snapshot"
@@ -178,22 +177,16 @@ func (o *outcome) add(ctx context.Context, layers *snapshot.Store, root digest.D
 // inMode has this program do j in a mode, as an ordinary user where the mode is not root.
 func inMode(t *testing.T, mode string, j job) *outcome {
 	t.Helper()
-	dir := t.TempDir()
-	for d := dir; d != filepath.Clean(os.TempDir()); d = filepath.Dir(d) {
-		if err := os.Chmod(d, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	program := filepath.Join(dir, "executor.test")
-	copyFile(t, os.Args[0], program, 0o755)
+	dir := testkit.OpenDir(t)
 	work := filepath.Join(dir, "work")
-	if err := os.Mkdir(work, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(program)
+	cmd := exec.Command(testkit.Program(t, dir))
 	cmd.Env = []string{"TMPDIR=" + work, "PATH=" + os.Getenv("PATH"), modeVariable + "=" + mode, jobVariable + "=" + filepath.Join(dir, "job")}
 	if mode != "root" {
-		becomeTestUser(t, cmd, work)
+		u := testkit.OrdinaryUser(t)
+		u.Dir(t, work)
+		u.Become(cmd)
+	} else if err := os.Mkdir(work, 0o755); err != nil {
+		t.Fatal(err)
 	}
 	j.Out = filepath.Join(work, "out")
 	b, err := json.Marshal(j)
@@ -214,39 +207,6 @@ func inMode(t *testing.T, mode string, j job) *outcome {
 		t.Fatal(err)
 	}
 	return out
-}
-
-// becomeTestUser has cmd run as the ordinary user buildtest, who owns dir.
-func becomeTestUser(t *testing.T, cmd *exec.Cmd, dir string) {
-	t.Helper()
-	const name = "buildtest"
-	u, err := user.Lookup(name)
-	if err != nil {
-		if out, err := exec.Command("useradd", "--create-home", name).CombinedOutput(); err != nil {
-			t.Skipf("cannot make the user %s: %v: %s", name, err, out)
-		}
-		if u, err = user.Lookup(name); err != nil {
-			t.Skip(err)
-		}
-	}
-	uid, _ := strconv.Atoi(u.Uid)
-	gid, _ := strconv.Atoi(u.Gid)
-	if err := os.Chown(dir, uid, gid); err != nil {
-		t.Fatal(err)
-	}
-	cmd.Env = append(cmd.Env, "HOME="+u.HomeDir, "USER="+name)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
-}
-
-func copyFile(t *testing.T, from, to string, mode os.FileMode) {
-	t.Helper()
-	b, err := os.ReadFile(from)
-	if err == nil {
-		err = os.WriteFile(to, b, mode)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 // needRoot skips a test that becomes other users.

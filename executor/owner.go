@@ -55,10 +55,7 @@ func (f *filer) owner(o *llb.Owner) (uid, gid int, err error) {
 var errNoUsers = errors.New("invalid user index: -1: a name needs a base with /etc/passwd; name the owner by number")
 
 func (f *filer) users() ([]user.User, error) {
-	if f.base.Empty() {
-		return nil, errNoUsers
-	}
-	b, _, err := snapshot.ReadFile(f.base, "etc/passwd", maxUserFile)
+	b, err := f.userFile("etc/passwd")
 	if err != nil {
 		return nil, err
 	}
@@ -66,14 +63,20 @@ func (f *filer) users() ([]user.User, error) {
 }
 
 func (f *filer) groups() ([]user.Group, error) {
-	if f.base.Empty() {
-		return nil, errNoUsers
-	}
-	b, _, err := snapshot.ReadFile(f.base, "etc/group", maxUserFile)
+	b, err := f.userFile("etc/group")
 	if err != nil {
 		return nil, err
 	}
 	return user.ParseGroup(bytes.NewReader(b))
+}
+
+// userFile reads a file of the base that says which users there are.
+func (f *filer) userFile(name string) ([]byte, error) {
+	if f.base.Empty() {
+		return nil, errNoUsers
+	}
+	b, _, err := snapshot.ReadFile(f.base, name, maxUserFile)
+	return b, err
 }
 
 // execUser returns the ids that the text of USER means in the root file system t, with the

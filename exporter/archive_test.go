@@ -12,7 +12,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
@@ -55,24 +54,6 @@ func untar(t testing.TB, path string) (dir string) {
 	}
 }
 
-// fromLayout returns the one image of an index.
-func fromLayout(t testing.TB, dir string) v1.Image {
-	t.Helper()
-	index, err := layout.ImageIndexFromPath(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := index.IndexManifest()
-	if err != nil {
-		t.Fatal(err)
-	}
-	img, err := index.Image(m.Manifests[0].Digest)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return img
-}
-
 func valid(t testing.TB, img v1.Image) {
 	t.Helper()
 	if err := validate.Image(img); err != nil {
@@ -86,7 +67,7 @@ func TestOCI(t *testing.T) {
 	dest := filepath.Join(t.TempDir(), "a.tar")
 	r := w.export(t, img, "type=oci,dest="+dest, "app:1", "ghcr.io/me/app")
 	dir := untar(t, dest)
-	got := fromLayout(t, dir)
+	got, _ := testkit.OpenLayout(t, dir)
 	valid(t, got)
 	if d := cmp.Diff(files, short(testkit.ListImage(t, got), true)); d != "" {
 		t.Error(d)
@@ -152,7 +133,7 @@ func TestDocker(t *testing.T) {
 		dest := filepath.Join(t.TempDir(), "a.tar")
 		w.export(t, img, "type=docker,dest="+dest+",compression="+compression, "app:1", "me/app:2")
 		dir := untar(t, dest)
-		inLayout := fromLayout(t, dir)
+		inLayout, _ := testkit.OpenLayout(t, dir)
 		var m []struct {
 			Config   string
 			RepoTags []string

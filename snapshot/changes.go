@@ -170,16 +170,26 @@ func (s *Store) Commit(ctx context.Context, parent digest.Digest, c *Changes, cr
 	if err != nil {
 		return digest.Digest{}, err
 	}
+	return s.commitNew(parent, created, func(w *Writer) error {
+		for _, e := range changes {
+			if err := e.write(ctx, w); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// commitNew makes a layer of what write writes, and returns the ID of the chain with it on top of parent.
+func (s *Store) commitNew(parent digest.Digest, created time.Time, write func(w *Writer) error) (digest.Digest, error) {
 	blob, err := s.disk.NewBlob()
 	if err != nil {
 		return digest.Digest{}, err
 	}
 	defer blob.Abort()
 	w := NewWriter(blob)
-	for _, e := range changes {
-		if err := e.write(ctx, w); err != nil {
-			return digest.Digest{}, err
-		}
+	if err := write(w); err != nil {
+		return digest.Digest{}, err
 	}
 	toc, err := w.Close()
 	if err != nil {

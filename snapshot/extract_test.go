@@ -83,3 +83,37 @@ func TestWhiteoutAndDirectoryAreOpaque(t *testing.T) {
 		}
 	}
 }
+
+func TestHostileArchives(t *testing.T) {
+	outside := filepath.Join(t.TempDir(), "victim")
+	if err := os.WriteFile(outside, []byte("safe"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Dir(outside)
+	cases := map[string][]tar.Header{
+		"dot dot":           {{Name: "../../../" + outside, Typeflag: tar.TypeReg, Linkname: "pwned"}},
+		"absolute":          {{Name: outside, Typeflag: tar.TypeReg, Linkname: "pwned"}},
+		"through a link":    {{Name: "l", Typeflag: tar.TypeSymlink, Linkname: dir}, {Name: "l/victim", Typeflag: tar.TypeReg, Linkname: "pwned"}},
+		"link to the host":  {{Name: "h", Typeflag: tar.TypeLink, Linkname: outside}, {Name: "h", Typeflag: tar.TypeReg, Linkname: "pwned"}},
+		"link dot dot":      {{Name: "h", Typeflag: tar.TypeLink, Linkname: "../../.." + outside}},
+		"link through link": {{Name: "l", Typeflag: tar.TypeSymlink, Linkname: dir}, {Name: "h", Typeflag: tar.TypeLink, Linkname: "l/victim"}},
+		"whiteout dot dot":  {{Name: ".wh...", Typeflag: tar.TypeReg}},
+		"file as parent":    {{Name: "a", Typeflag: tar.TypeReg, Linkname: "x"}, {Name: "a/b", Typeflag: tar.TypeReg, Linkname: "y"}},
+	}
+	for name, headers := range cases {
+		t.Run(name, func(t *testing.T) {
+			s := testStore(t)
+			id, err := tarLayer(t, s, digest.Digest{}, headers...)
+			if err == nil {
+				_, err = s.Trees(t.Context(), id)
+			}
+			t.Logf("error: %v", err)
+			if b, err := os.ReadFile(outside); string(b) != "safe" || err != nil {
+				t.Fatalf("the file outside is %q %v", b, err)
+			}
+			if names, _ := os.ReadDir(dir); len(names) != 1 {
+				t.Fatalf("something was made outside: %v", names)
+			}
+		})
+	}
+}

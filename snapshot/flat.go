@@ -342,22 +342,8 @@ func (s *Store) CommitFlat(ctx context.Context, f *Flat, links LinkOwner, create
 	if err != nil {
 		return digest.Digest{}, err
 	}
-	blob, err := s.disk.NewBlob()
-	if err != nil {
-		return digest.Digest{}, err
-	}
-	defer blob.Abort()
-	w := NewWriter(blob)
-	if err := captureOnly(ctx, w, f.dir, picked, owners.OneID(), links); err != nil {
-		return digest.Digest{}, err
-	}
-	toc, err := w.Close()
-	if err != nil {
-		return digest.Digest{}, err
-	}
-	return s.commit(f.parent, toc, created, func() error {
-		_, err := blob.Commit()
-		return err
+	return s.commitNew(f.parent, created, func(w *Writer) error {
+		return captureOnly(ctx, w, f.dir, picked, owners.OneID(), links)
 	})
 }
 

@@ -59,20 +59,7 @@ func TestFlatIsTheOverlay(t *testing.T) {
 			s := testStore(t)
 			base := flatBase(t, s)
 			want := overlayContent(t, s, base, script)
-			flat := filepath.Join(t.TempDir(), "root")
-			f, err := s.Flatten(t.Context(), base, flat)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := f.Mark(); err != nil {
-				t.Fatal(err)
-			}
-			shell(t, flat, script)
-			id, err := s.CommitFlat(t.Context(), f, nil, epoch)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got := topEntries(t, s, id)
+			got := topEntries(t, s, commitFlat(t, s, base, script))
 			if d := cmp.Diff(want, got, cmpopts.IgnoreUnexported(Entry{}), cmpopts.IgnoreFields(Entry{}, "Offset", "Mtime")); d != "" {
 				t.Errorf("-overlay +flat\n%s", d)
 			}
@@ -155,7 +142,7 @@ func TestFlatPlaces(t *testing.T) {
 func TestFlatIsTheView(t *testing.T) {
 	s := testStore(t)
 	base := flatBase(t, s)
-	shellLayer := overlayOnFlat(t, s, base, `rm -r dir; mkdir dir; echo n > dir/n; rm file many/2`)
+	shellLayer := commitFlat(t, s, base, `rm -r dir; mkdir dir; echo n > dir/n; rm file many/2`)
 	dir := filepath.Join(t.TempDir(), "root")
 	if _, err := s.Flatten(t.Context(), shellLayer, dir); err != nil {
 		t.Fatal(err)
@@ -170,8 +157,8 @@ func TestFlatIsTheView(t *testing.T) {
 	}
 }
 
-// overlayOnFlat returns the chain with what a script changes.
-func overlayOnFlat(t *testing.T, s *Store, base digest.Digest, script string) digest.Digest {
+// commitFlat returns the chain with what a script changes in a folder.
+func commitFlat(t *testing.T, s *Store, base digest.Digest, script string) digest.Digest {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "root")
 	f, err := s.Flatten(t.Context(), base, dir)

@@ -11,6 +11,7 @@ import (
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
+	"github.com/seed0570efb0/build/internal/digest"
 	"github.com/seed0570efb0/build/source"
 )
 
@@ -53,15 +54,15 @@ func (a *app) table(ctx context.Context, list []*source.Image) error {
 		if name == "" {
 			name = "<none>"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s/%s\t%s\t%s\n", name, img.Config.Short(), img.Platform.OS, img.Platform.Architecture, ago(img.Created), a.size(img))
+		fmt.Fprintf(w, "%s\t%s\t%s/%s\t%s\t%s\n", name, img.Config.Short(), img.Platform.OS, img.Platform.Architecture, ago(img.Created), a.size(img.Layers...))
 	}
 	return w.Flush()
 }
 
-// size returns the size of an image's layers as far as it is known without downloading them.
-func (a *app) size(img *source.Image) string {
+// size returns the size of layers as far as it is known without downloading them.
+func (a *app) size(layers ...digest.Digest) string {
 	var n int64
-	for _, l := range img.Layers {
+	for _, l := range layers {
 		size, ok := a.layers.Size(l)
 		if !ok {
 			return "not downloaded"
@@ -92,10 +93,7 @@ func (a *app) historyCommand() *cobra.Command {
 		Short: "Show the steps that an image was made by",
 		Args:  oneImage,
 		RunE: func(c *cobra.Command, args []string) error {
-			if err := a.open(); err != nil {
-				return err
-			}
-			img, err := a.find(c.Context(), args[0])
+			img, err := a.stored(c.Context(), args[0])
 			if err != nil {
 				return err
 			}
@@ -108,6 +106,14 @@ func (a *app) historyCommand() *cobra.Command {
 	c.Flags().BoolVar(&noTrunc, "no-trunc", false, "do not shorten the texts")
 	c.Flags().BoolVar(&asJSON, "json", false, "print the history of the image's config")
 	return c
+}
+
+// stored opens the store and returns one of its images.
+func (a *app) stored(ctx context.Context, ref string) (*source.Resolved, error) {
+	if err := a.open(); err != nil {
+		return nil, err
+	}
+	return a.find(ctx, ref)
 }
 
 func noArgs(c *cobra.Command, args []string) error {
@@ -134,11 +140,7 @@ func (a *app) printHistory(img *source.Resolved, noTrunc bool) error {
 		size := "0B"
 		if !h[i].EmptyLayer && layer > 0 {
 			layer--
-			if n, ok := a.layers.Size(img.Layers[layer]); ok {
-				size = units.HumanSize(float64(n))
-			} else {
-				size = "not downloaded"
-			}
+			size = a.size(img.Layers[layer])
 		}
 		by := []rune(h[i].CreatedBy)
 		if !noTrunc && len(by) > 60 {
@@ -159,10 +161,7 @@ func (a *app) inspectCommand() *cobra.Command {
 		Short: "Print what is known of an image, as JSON",
 		Args:  oneImage,
 		RunE: func(c *cobra.Command, args []string) error {
-			if err := a.open(); err != nil {
-				return err
-			}
-			img, err := a.find(c.Context(), args[0])
+			img, err := a.stored(c.Context(), args[0])
 			if err != nil {
 				return err
 			}

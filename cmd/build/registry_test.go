@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -11,9 +13,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/seed0570efb0/build/internal/testkit"
 )
@@ -24,6 +26,7 @@ type scriptRegistry struct {
 	t    testing.TB
 	host string
 	rec  testkit.Recorder
+	done chan struct{} // closed when the script has ended
 
 	mu     sync.Mutex
 	mood   testkit.Middleware       // nil is a good one
@@ -34,15 +37,13 @@ type registryKey struct{}
 
 // newRegistry starts a registry that holds busybox:latest.
 func newRegistry(t testing.TB) *scriptRegistry {
-	r := &scriptRegistry{t: t, visits: map[string]chan struct{}{}}
+	r := &scriptRegistry{t: t, done: make(chan struct{}), visits: map[string]chan struct{}{}}
 	r.host = testkit.Registry(t, r.rec.Record, r.meet, r.misbehave)
+	t.Cleanup(func() { close(r.done) }) // before the server waits for its handlers
 	testkit.PushImage(t, r.host, "busybox:latest", testkit.Busybox(t))
 	r.rec.Reset()
 	return r
 }
-
-// patience is how long a step waits for another before it fails.
-const patience = 30 * time.Second
 
 // meet answers what is asked by steps. GET /note/NAME is only noted; GET /meet/NAME answers when
 // it was asked for twice, so two steps that ask for it have run at the same time; GET /wait/NAME never answers.
@@ -55,10 +56,7 @@ func (r *scriptRegistry) meet(next http.Handler) http.Handler {
 				http.Error(w, "nobody came", http.StatusGatewayTimeout)
 			}
 		case "/wait/":
-			select {
-			case <-req.Context().Done():
-			case <-time.After(2 * patience):
-			}
+			r.forever(req)
 		default:
 			next.ServeHTTP(w, req)
 		}
@@ -81,10 +79,18 @@ func (r *scriptRegistry) met(name string, req *http.Request) bool {
 	select {
 	case <-other:
 		return true
-	case <-time.After(patience):
 	case <-req.Context().Done():
+	case <-r.done:
 	}
 	return false
+}
+
+// forever returns when nobody waits for the answer to a request any more.
+func (r *scriptRegistry) forever(req *http.Request) {
+	select {
+	case <-req.Context().Done():
+	case <-r.done:
+	}
 }
 
 func (r *scriptRegistry) misbehave(next http.Handler) http.Handler {
@@ -105,11 +111,12 @@ func down(http.Handler) http.Handler {
 	return http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
 }
 
-func hang(text string) testkit.Middleware {
+// hang is a registry that never answers requests that contain text.
+func (r *scriptRegistry) hang(text string) testkit.Middleware {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 			if strings.Contains(req.Method+" "+req.URL.Path, text) {
-				<-req.Context().Done()
+				r.forever(req)
 				return
 			}
 			next.ServeHTTP(w, req)
@@ -126,7 +133,8 @@ func hang(text string) testkit.Middleware {
 //	registry hang TEXT                            never answers requests that contain TEXT
 //	registry login USER PASSWORD                  writes the credentials to $DOCKER_CONFIG
 //	registry count N [TEXT]                       checks how many requests with TEXT there were
-//	registry await TEXT                           waits for the first request with TEXT
+//	registry await TEXT                           waits for the first request with TEXT, as long as the command lives
+//	                                              that was started last in the background
 //	registry forget                               forgets the requests so far
 func registryCommand(ts *testscript.TestScript, neg bool, args []string) {
 	r := ts.Value(registryKey{}).(*scriptRegistry)
@@ -154,7 +162,7 @@ func registryCommand(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(err)
 		r.become(testkit.Fail(arg(1), status))
 	case "hang":
-		r.become(hang(arg(1)))
+		r.become(r.hang(arg(1)))
 	case "login":
 		ts.Check(r.login(ts.Getenv("DOCKER_CONFIG"), arg(1)+":"+arg(2)))
 	case "count":
@@ -162,17 +170,32 @@ func registryCommand(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("%d requests contain %q, not %s:\n%s", got, arg(2), arg(1), strings.Join(r.rec.Requests(), "\n"))
 		}
 	case "await":
-		ts.Check(eventually(func() error {
-			if r.rec.Count(arg(1)) == 0 {
-				return fmt.Errorf("there was no request with %q", arg(1))
-			}
-			return nil
-		}))
+		ts.Check(r.await(ts, arg(1)))
 	case "forget":
 		r.rec.Reset()
 	default:
 		ts.Fatalf("registry %s: no such thing", args)
 	}
+}
+
+// await waits for a request that a command in the background is about to make.
+func (r *scriptRegistry) await(ts *testscript.TestScript, text string) error {
+	cmds := ts.BackgroundCmds()
+	if len(cmds) == 0 {
+		return errors.New("nothing runs in the background that could ask for it")
+	}
+	ctx, cancel := context.WithCancelCause(testkit.Patience(r.t))
+	var group errgroup.Group
+	group.Go(func() error {
+		err := testkit.AwaitEnd(ctx, cmds[len(cmds)-1].Process.Pid)
+		if err == nil {
+			cancel(errors.New("the command in the background has ended"))
+		}
+		return nil
+	})
+	defer group.Wait()
+	defer cancel(nil)
+	return r.rec.Await(ctx, text)
 }
 
 func (r *scriptRegistry) become(m testkit.Middleware) {

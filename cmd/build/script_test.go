@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,7 +9,6 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
@@ -84,8 +82,8 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"signal":       sendSignal,
 }
 
-// nothingLeft checks that the builds of a script left no process, no mount and no temporary file. What is killed
-// together with a build may take a moment to be gone.
+// nothingLeft checks that the builds of a script left no process, no mount and no temporary file. What was killed
+// together with a build may still be about to end.
 func nothingLeft(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) > 0 {
 		ts.Fatalf("usage: nothing-left")
@@ -100,36 +98,22 @@ func nothingLeft(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// noProcessLeft checks for processes and mounts only. What a killed build wrote stays until the next one, which
+// noProcessLeft checks for mounts and waits for the end of processes only: by their arguments, their environment, or
+// their mounts, of which sandboxes have some from the store. What a killed build wrote stays until the next one, which
 // must not start before it is dead.
 func noProcessLeft(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) > 0 {
 		ts.Fatalf("usage: no-process")
 	}
 	work := ts.Getenv("WORK")
-	ts.Check(eventually(func() error { return noProcess(work) }))
-	if inFolder("/proc/self/mountinfo", work) {
+	if testkit.ProcHolds("/proc/self/mountinfo", work) {
 		ts.Fatalf("a mount is left below %s", work)
 	}
-}
-
-// noProcess returns an error while a process has to do with a folder: by its arguments, its environment, or by
-// mounts, of which the sandboxes have some from the store.
-func noProcess(dir string) error {
 	// The mount points in mountinfo are relative to their file system: the end of the path is always there.
-	end := filepath.Join(filepath.Base(filepath.Dir(dir)), filepath.Base(dir))
-	files, err := filepath.Glob("/proc/[0-9]*/mountinfo")
-	if err != nil {
-		return err
-	}
-	for _, mounts := range files {
-		proc := filepath.Dir(mounts)
-		if inFolder(proc+"/cmdline", dir) || inFolder(proc+"/environ", dir) || inFolder(mounts, end) {
-			line, _ := os.ReadFile(proc + "/cmdline")
-			return fmt.Errorf("process %s is left: %q", filepath.Base(proc), line)
-		}
-	}
-	return nil
+	end := filepath.Join(filepath.Base(filepath.Dir(work)), filepath.Base(work))
+	testkit.AwaitNone(tb(ts), func(proc string) bool {
+		return testkit.ProcHolds(proc+"/cmdline", work) || testkit.ProcHolds(proc+"/environ", work) || testkit.ProcHolds(proc+"/mountinfo", end)
+	})
 }
 
 // makeTar is "tar FILE SPEC...", with the specs of testkit.Tar.
@@ -215,22 +199,4 @@ func sendSignal(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: signal NAME, with a command in the background")
 	}
 	ts.Check(cmds[len(cmds)-1].Process.Signal(unix.SignalNum("SIG" + args[0])))
-}
-
-// eventually waits for something that other processes are about to do.
-func eventually(f func() error) error {
-	var err error
-	for range 400 {
-		if err = f(); err == nil {
-			return nil
-		}
-		time.Sleep(25 * time.Millisecond)
-	}
-	return err
-}
-
-// inFolder reports whether a file of /proc names something of the folder.
-func inFolder(file, dir string) bool {
-	b, err := os.ReadFile(file)
-	return err == nil && bytes.Contains(b, []byte(dir))
 }

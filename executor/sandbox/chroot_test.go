@@ -3,21 +3,17 @@ package sandbox_test
 import (
 	"context"
 	"errors"
-	"io"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
 
 	"github.com/seed0570efb0/build/executor/sandbox"
+	"github.com/seed0570efb0/build/internal/testkit"
 	"github.com/seed0570efb0/build/internal/userns"
-	"golang.org/x/sys/unix"
 )
 
 // chrootSpec returns the plan of a chroot that runs a shell script.
@@ -28,6 +24,13 @@ func chrootSpec(t testing.TB, script string) sandbox.Spec {
 	}
 	spec := sh(t, script)
 	spec.Root = sandbox.Root{Flat: spec.Root.Lower[0]}
+	dev := filepath.Join(spec.Root.Flat, "dev") // a shell puts nothing in the background without /dev/null
+	if err := os.Mkdir(dev, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := sandbox.FillDev(dev); err != nil {
+		t.Fatal(err)
+	}
 	spec.Chroot, spec.Caps = true, sandbox.ChrootCaps()
 	if m, inside := userns.Inside(); inside && m == userns.SingleID {
 		spec.Groups = nil
@@ -58,7 +61,7 @@ func TestChrootStatus(t *testing.T) {
 func TestChrootIsTheRoot(t *testing.T) {
 	spec := chrootSpec(t, `pwd; ls /; cat /etc/old; echo new > /etc/new; readlink -f /../../etc; id -u`)
 	spec.Cwd = "/made/here"
-	expect(t, spec, "/made/here\nbin\netc\nmade\nold\n/etc\n0\n")
+	expect(t, spec, "/made/here\nbin\ndev\netc\nmade\nold\n/etc\n0\n")
 	if b, err := os.ReadFile(filepath.Join(spec.Root.Flat, "etc/new")); string(b) != "new\n" || err != nil {
 		t.Errorf("%q %v", b, err)
 	}
@@ -70,11 +73,7 @@ func endOf(s sandbox.Status) sandbox.Status { return sandbox.Status{Code: s.Code
 // A root process with CAP_SYS_CHROOT leaves a chroot by making another below its working directory.
 func TestChrootIsNotLeft(t *testing.T) {
 	spec := chrootSpec(t, `mkdir /jail; chroot /jail /bin/true 2>&1; mknod /disk b 8 0 2>&1; exit 0`)
-	for _, a := range []string{"chroot", "mknod"} {
-		if err := os.Symlink("busybox", spec.Root.Flat+"/bin/"+a); err != nil {
-			t.Fatal(err)
-		}
-	}
+	applets(t, spec, "chroot mknod")
 	out := run(t, spec)
 	if strings.Count(out, "Operation not permitted") != 2 {
 		t.Errorf("got %q", out)
@@ -89,65 +88,40 @@ func TestChrootLeavesNothing(t *testing.T) {
 		setsid sleep 1001 > /dev/null 2>&1 &
 		(setsid sh -c 'trap "" TERM HUP INT; sleep 1002; sleep 1003' &)
 		echo "$(cat /marker)"`)
-	if err := os.Symlink("busybox", spec.Root.Flat+"/bin/setsid"); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Mkdir(spec.Root.Flat+"/dev", 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := sandbox.FillDev(spec.Root.Flat + "/dev"); err != nil {
-		t.Fatal(err)
-	}
+	applets(t, spec, "setsid")
 	spec.Env = append(spec.Env, "MARKER="+dir)
 	write(t, spec.Root.Flat+"/marker", "marked\n")
 	expect(t, spec, "marked\n")
-	if left := processesWith(t, dir); len(left) > 0 {
+	if left := testkit.Processes(marked(dir)); len(left) > 0 {
 		t.Errorf("processes %v are left", left)
 	}
 }
 
-// processesWith returns the processes whose environment holds text.
-func processesWith(t *testing.T, text string) (list []int) {
-	t.Helper()
-	files, _ := filepath.Glob("/proc/[0-9]*/environ")
-	for _, file := range files {
-		if b, err := os.ReadFile(file); err == nil && strings.Contains(string(b), text) {
-			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(file)))
-			list = append(list, pid)
-		}
-	}
-	return list
+// marked returns what tells the processes of a plan that has dir as its MARKER.
+func marked(dir string) func(proc string) bool {
+	return func(proc string) bool { return testkit.ProcHolds(proc+"/environ", "MARKER="+dir) }
 }
 
 func TestChrootCancelled(t *testing.T) {
 	dir := t.TempDir()
 	spec := chrootSpec(t, "(setsid sleep 1000 &); echo ready; sleep 1000")
-	if err := os.Symlink("busybox", spec.Root.Flat+"/bin/setsid"); err != nil {
-		t.Fatal(err)
-	}
+	applets(t, spec, "setsid")
 	spec.Env = append(spec.Env, "MARKER="+dir)
 	ctx, cancel := context.WithCancelCause(t.Context())
-	r, w := io.Pipe()
-	p, err := sandbox.Start(ctx, spec, sandbox.Stdio{Out: w})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.ReadFull(r, make([]byte, 6)); err != nil {
-		t.Fatal(err)
-	}
+	p := startReady(ctx, t, new(sandbox.Runner), spec)
 	why := errors.New("enough")
 	cancel(why)
 	if _, err := p.Wait(); !errors.Is(err, why) {
 		t.Errorf("got %v", err)
 	}
-	if left := processesWith(t, dir); len(left) > 0 {
+	if left := testkit.Processes(marked(dir)); len(left) > 0 {
 		t.Errorf("processes %v are left", left)
 	}
 }
 
 // The builder is killed: its chroots end as well.
 func TestChrootBuilderIsKilled(t *testing.T) {
-	if dir := os.Getenv("SANDBOX_TEST_BUILDER"); dir != "" {
+	if dir := os.Getenv(helperVariable); dir != "" {
 		spec := chrootSpec(t, "(sleep 1000 &); echo ready; sleep 1000")
 		spec.Env = append(spec.Env, "MARKER="+dir)
 		sandbox.Run(t.Context(), spec, sandbox.Stdio{Out: os.Stdout})
@@ -155,49 +129,11 @@ func TestChrootBuilderIsKilled(t *testing.T) {
 	}
 	chrootSpec(t, "")
 	dir := t.TempDir()
-	cmd := exec.Command(os.Args[0], "-test.run=^TestChrootBuilderIsKilled$")
-	cmd.Env = append(os.Environ(), "SANDBOX_TEST_BUILDER="+dir)
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.ReadFull(out, make([]byte, 6)); err != nil {
-		t.Fatal(err)
-	}
-	cmd.Process.Kill()
-	cmd.Wait()
-	for range 400 {
-		if len(processesWith(t, "MARKER="+dir)) == 0 {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	for _, pid := range processesWith(t, "MARKER="+dir) {
-		t.Errorf("process %d is left", pid)
-		unix.Kill(pid, unix.SIGKILL)
-	}
+	killHelper(t, dir)
+	testkit.AwaitNone(t, marked(dir))
 }
 
-func TestChrootSignal(t *testing.T) {
-	spec := chrootSpec(t, `trap 'exit 7' TERM; echo ready; while :; do sleep 0.1; done`)
-	r, w := io.Pipe()
-	p, err := sandbox.Start(t.Context(), spec, sandbox.Stdio{Out: w})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.ReadFull(r, make([]byte, 6)); err != nil {
-		t.Fatal(err)
-	}
-	if err := p.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if status, err := p.Wait(); err != nil || status.Code != 7 {
-		t.Errorf("got %+v, %v", status, err)
-	}
-}
+func TestChrootSignal(t *testing.T) { signalReachesHandler(t, chrootSpec) }
 
 func TestChrootRefuses(t *testing.T) {
 	spec := chrootSpec(t, "true")

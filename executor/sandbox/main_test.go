@@ -3,17 +3,18 @@ package sandbox_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
-	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/seed0570efb0/build/executor/sandbox"
+	"github.com/seed0570efb0/build/internal/testkit"
 	"github.com/seed0570efb0/build/internal/userns"
 )
 
@@ -70,7 +71,7 @@ func TestInUserNamespace(t *testing.T) {
 			cmd := exec.Command(os.Args[0], "-test.v", "-test.timeout=5m")
 			cmd.Env = append(os.Environ(), modeVariable+"="+name)
 			if os.Geteuid() == 0 {
-				becomeTestUser(t, cmd)
+				becomeOrdinary(t, cmd)
 			} else if name == "subids" {
 				if err := userns.Check(userns.SubIDs); err != nil {
 					t.Skip(err)
@@ -95,7 +96,7 @@ func TestInContainer(t *testing.T) {
 		t.Skip("needs root, to mask the host's /proc")
 	}
 	cmd := exec.Command(os.Args[0])
-	becomeTestUser(t, cmd)
+	becomeOrdinary(t, cmd)
 	user := cmd.SysProcAttr.Credential
 	script := fmt.Sprintf(`mount --bind /dev/null /proc/keys && mount -t tmpfs none /sys/firmware &&
 		exec setpriv --reuid=%d --regid=%d --clear-groups "$0" -test.v -test.run="$1"`, user.Uid, user.Gid)
@@ -110,40 +111,15 @@ func TestInContainer(t *testing.T) {
 	}
 }
 
-// becomeTestUser has cmd, this program, run as the ordinary user buildtest.
-func becomeTestUser(t *testing.T, cmd *exec.Cmd) {
+// becomeOrdinary has cmd, this program, run as an ordinary user.
+func becomeOrdinary(t *testing.T, cmd *exec.Cmd) {
 	t.Helper()
-	const name = "buildtest"
-	u, err := user.Lookup(name)
-	if err != nil {
-		if out, err := exec.Command("useradd", "--create-home", name).CombinedOutput(); err != nil {
-			t.Skipf("cannot make the user %s: %v: %s", name, err, out)
-		}
-		if u, err = user.Lookup(name); err != nil {
-			t.Skip(err)
-		}
-	}
-	uid, _ := strconv.Atoi(u.Uid)
-	gid, _ := strconv.Atoi(u.Gid)
-	// The program that go test made is in a folder for us only.
-	dir := t.TempDir()
-	for d := dir; d != filepath.Clean(os.TempDir()); d = filepath.Dir(d) {
-		if err := os.Chmod(d, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	program := filepath.Join(dir, "sandbox.test")
-	copyFile(t, os.Args[0], program)
-	tmp := filepath.Join(dir, "tmp")
-	if err := os.Mkdir(tmp, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chown(tmp, uid, gid); err != nil {
-		t.Fatal(err)
-	}
-	cmd.Path, cmd.Args[0], cmd.Dir = program, program, tmp
-	cmd.Env = append(cmd.Env, "TMPDIR="+tmp, "HOME="+u.HomeDir, "USER="+name)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
+	u := testkit.OrdinaryUser(t)
+	dir := testkit.OpenDir(t)
+	cmd.Path = testkit.Program(t, dir)
+	cmd.Args[0], cmd.Dir = cmd.Path, u.Dir(t, filepath.Join(dir, "tmp"))
+	u.Become(cmd)
+	cmd.Env = append(cmd.Env, "TMPDIR="+cmd.Dir)
 }
 
 func copyFile(t testing.TB, from, to string) {
@@ -185,14 +161,24 @@ func newSpec(t testing.TB, args ...string) sandbox.Spec {
 		}
 	}
 	copyFile(t, "/bin/busybox", lower+"/bin/busybox")
-	for _, applet := range strings.Fields("sh readlink cat ls id true sleep hostname env pwd mount touch rm mkdir echo ip kill stat ln") {
-		if err := os.Symlink("busybox", lower+"/bin/"+applet); err != nil {
-			t.Fatal(err)
-		}
-	}
+	applets(t, spec, "sh readlink cat ls id true sleep hostname env pwd mount touch rm mkdir echo ip kill stat ln")
 	write(t, lower+"/etc/passwd", "root:x:0:0:root:/:/bin/sh\n")
 	write(t, lower+"/etc/old", "old\n")
 	return spec
+}
+
+// applets adds programs of busybox to the root of spec.
+func applets(t testing.TB, spec sandbox.Spec, names string) {
+	t.Helper()
+	root := spec.Root.Flat
+	if root == "" {
+		root = spec.Root.Lower[0]
+	}
+	for name := range strings.FieldsSeq(names) {
+		if err := os.Symlink("busybox", root+"/bin/"+name); err != nil && !errors.Is(err, fs.ErrExist) {
+			t.Fatal(err)
+		}
+	}
 }
 
 func write(t testing.TB, file, text string) {
@@ -230,4 +216,53 @@ func expect(t testing.TB, spec sandbox.Spec, want string) {
 	if got := run(t, spec); got != want {
 		t.Errorf("%v:\n got %q\nwant %q", spec.Args, got, want)
 	}
+}
+
+// startReady starts spec, with r, and returns when the process has printed "ready".
+func startReady(ctx context.Context, t testing.TB, r *sandbox.Runner, spec sandbox.Spec) *sandbox.Process {
+	t.Helper()
+	out, w := io.Pipe()
+	p, err := r.Start(ctx, spec, sandbox.Stdio{Out: w})
+	if err != nil {
+		t.Fatal(err)
+	}
+	awaitReady(t, out)
+	return p
+}
+
+func awaitReady(t testing.TB, out io.Reader) {
+	t.Helper()
+	b := make([]byte, len("ready\n"))
+	if _, err := io.ReadFull(out, b); err != nil || string(b) != "ready\n" {
+		t.Fatalf("%q, %v", b, err)
+	}
+}
+
+// helperVariable is the folder of a test whose program runs itself, as somebody who gets killed.
+const helperVariable = "SANDBOX_TEST_HELPER"
+
+// killHelper runs the test once more, with helperVariable set to dir, kills it once it has printed "ready", and
+// returns what is left of its output.
+func killHelper(t *testing.T, dir string) io.Reader {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$")
+	cmd.Env = append(os.Environ(), helperVariable+"="+dir, "TMPDIR="+t.TempDir())
+	if _, inside := userns.Inside(); inside {
+		cmd.Env = append(cmd.Env, modeVariable+"=") // it is root here
+	}
+	out, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { out.Close() })
+	cmd.Stdout = w
+	err = cmd.Start()
+	w.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	awaitReady(t, out)
+	cmd.Process.Kill()
+	cmd.Wait()
+	return out
 }

@@ -24,9 +24,7 @@ func oneUID(t testing.TB, script string) sandbox.Spec {
 	spec := sh(t, script)
 	spec.OneUID = mode(t) == userns.SingleID
 	lower := spec.Root.Lower[0]
-	for _, applet := range strings.Fields("chown chgrp tar mknod su adduser addgroup setpriv mv cp chmod mkfifo find sort sync sh cat test [ chroot id wait dd head mktemp install tail grep printf uname stat") {
-		os.Symlink("busybox", lower+"/bin/"+applet) // some are there
-	}
+	applets(t, spec, "chown chgrp tar mknod su adduser addgroup setpriv mv cp chmod mkfifo find sort sync sh cat test [ chroot id wait dd head mktemp install tail grep printf uname stat")
 	write(t, lower+"/etc/passwd", "root:x:0:0:root:/:/bin/sh\napp:x:1000:1001:app:/home/app:/bin/sh\n")
 	write(t, lower+"/etc/group", "root:x:0:\napp:x:1001:\nmore:x:2000:app\n")
 	return spec
@@ -78,7 +76,7 @@ func TestOwners(t *testing.T) {
 				"bin\ndev\netc\nf\nproc\nsys\ntmp\n",
 		},
 		"orphans": { // the child asks for the first time when its parents are gone
-			`mkdir -m 1777 /tmp; su app -c '(sleep 0.3; id -u > /tmp/id) & '; sleep 0.8; cat /tmp/id; stat -c %u /tmp/id`,
+			`mkdir -m 1777 /tmp; mkfifo -m 666 /go /done; su app -c '(: < /go; id -u > /tmp/id; : > /done) &'; : > /go; : < /done; cat /tmp/id; stat -c %u /tmp/id`,
 			"1000\n1000\n",
 		},
 		"umask and set-group-ID": {

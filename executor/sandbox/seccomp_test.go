@@ -205,14 +205,7 @@ func BenchmarkSystemCall(b *testing.B) {
 		b.Run(string(profile), func(b *testing.B) {
 			spec := callSpec(b, wrap64(loop))
 			spec.Seccomp = profile
-			dir := b.TempDir()
-			for n := 0; b.Loop(); n++ {
-				freshUpper(b, &spec, dir, n)
-				if status, err := sandbox.Run(b.Context(), spec, sandbox.Stdio{}); err != nil || status.Code != 0 {
-					b.Fatal(status, err)
-				}
-			}
-			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/calls, "ns/call")
+			benchmarkCalls(b, spec, calls)
 		})
 	}
 }
@@ -231,14 +224,7 @@ func BenchmarkStat(b *testing.B) {
 		b.Run("oneUID="+strconv.FormatBool(emulate), func(b *testing.B) {
 			spec := callSpec(b, wrap64(loop))
 			spec.OneUID = emulate
-			dir := b.TempDir()
-			for n := 0; b.Loop(); n++ {
-				freshUpper(b, &spec, dir, n)
-				if status, err := sandbox.Run(b.Context(), spec, sandbox.Stdio{}); err != nil || status.Code != 0 {
-					b.Fatal(status, err)
-				}
-			}
-			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/calls, "ns/call")
+			benchmarkCalls(b, spec, calls)
 		})
 	}
 }
@@ -252,4 +238,16 @@ func freshUpper(b *testing.B, spec *sandbox.Spec, dir string, n int) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// benchmarkCalls measures how long each of the system calls takes that spec makes.
+func benchmarkCalls(b *testing.B, spec sandbox.Spec, calls float64) {
+	dir := b.TempDir()
+	for n := 0; b.Loop(); n++ {
+		freshUpper(b, &spec, dir, n)
+		if status, err := sandbox.Run(b.Context(), spec, sandbox.Stdio{}); err != nil || status.Code != 0 {
+			b.Fatal(status, err)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/calls, "ns/call")
 }

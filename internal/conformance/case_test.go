@@ -44,7 +44,7 @@ func newCase(t *testing.T, dockerfile, dir string) *buildCase {
 		prepare.Dir = c.dir
 		output(t, prepare)
 	}
-	for _, name := range []string{"prepare.sh", "expect.txt"} {
+	for _, name := range []string{"prepare.sh", "expect.txt", "graph.golden"} {
 		if err := os.RemoveAll(filepath.Join(c.dir, name)); err != nil {
 			t.Fatal(err)
 		}

@@ -12,7 +12,6 @@ import (
 	"testing"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"github.com/seed0570efb0/build/internal/testkit"
@@ -239,14 +238,7 @@ func TestLayout(t *testing.T) {
 	p := newProduct(t)
 	dir := tempDir(t)
 	output(t, exec.Command("tar", "-C", dir, "-xf", p.oci))
-	index, err := layout.ImageIndexFromPath(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	manifest, err := index.IndexManifest()
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, manifest := testkit.OpenLayout(t, dir)
 	blobs, err := filepath.Glob(dir + "/blobs/sha256/*")
 	if err != nil {
 		t.Fatal(err)
@@ -259,7 +251,7 @@ func TestLayout(t *testing.T) {
 		}
 		named[d.Hex] = true
 	}
-	named[manifest.Manifests[0].Digest.Hex] = true
+	named[manifest.Digest.Hex] = true
 	named[strings.TrimPrefix(p.id(t), "sha256:")] = true
 	for _, b := range blobs {
 		if !named[filepath.Base(b)] {

@@ -4,7 +4,8 @@
 // The inputs are the folders of testdata/dockerfiles. Each is a build context with a Dockerfile, whose first
 // comment says what it shows; "#opt:" comments in it are options of the build. What cannot be checked
 // in, like a fifo or a hard link, is made by prepare.sh in a copy of the folder. expect.txt is the outcome:
-// config, history, and what is in the file system beyond the tests' base image, or the error.
+// config, history, and what is in the file system beyond the tests' base image, or the error. A graph.golden is the
+// graph of the case, for the tests of package lower.
 //
 //   - TestExpected builds every case, as root and as an ordinary user, and compares with expect.txt, which -update writes.
 //   - TestBuildah builds every case with buildah too, and compares the images. What differs, and why, is in

@@ -1,15 +1,13 @@
 package conformance
 
 import (
-	"bytes"
 	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -75,44 +73,9 @@ func startDocker(t *testing.T) *docker {
 	}
 	dir := tempDir(t)
 	d := &docker{"unix://" + dir + "/s"}
-	var log bytes.Buffer
+	t.Cleanup(func() { unmountBelow(t, dir) })
 	daemon := exec.Command("dockerd", "--data-root", dir+"/data", "--exec-root", dir+"/exec", "--pidfile", dir+"/pid", "--host", d.socket,
 		"--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver", "overlay2")
-	daemon.Stdout, daemon.Stderr = &log, &log
-	daemon.WaitDelay = 5 * time.Second // containerd has the pipe too
-	if err := daemon.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- daemon.Wait() }()
-	t.Cleanup(func() {
-		end(t, daemon.Process, ended)
-		unmountBelow(t, dir)
-	})
-	for range 300 {
-		select {
-		case err := <-ended:
-			ended <- err
-			t.Fatalf("dockerd: %v\n%s", err, lastLines(log.String(), 5))
-		case <-time.After(100 * time.Millisecond):
-		}
-		if d.command("version").Run() == nil {
-			return d
-		}
-	}
-	t.Fatal("dockerd does not answer")
-	return nil
-}
-
-// end ends a daemon, gently first.
-func end(t *testing.T, p *os.Process, ended <-chan error) {
-	t.Helper()
-	_ = p.Signal(syscall.SIGTERM)
-	select {
-	case <-ended:
-	case <-time.After(20 * time.Second):
-		t.Errorf("process %d does not end", p.Pid)
-		_ = p.Kill()
-		<-ended
-	}
+	startDaemon(t, daemon, regexp.MustCompile(`API listen on `))
+	return d
 }

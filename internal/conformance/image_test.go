@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 
 	"github.com/seed0570efb0/build/internal/testkit"
@@ -24,23 +23,10 @@ func openArchive(t *testing.T, archive string) v1.Image {
 	return openLayout(t, dir)
 }
 
+// openLayout returns the image of a layout, which must be valid.
 func openLayout(t *testing.T, dir string) v1.Image {
 	t.Helper()
-	index, err := layout.ImageIndexFromPath(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := validate.Index(index); err != nil {
-		t.Errorf("index of %s: %v", dir, err)
-	}
-	manifest, err := index.IndexManifest()
-	if err != nil {
-		t.Fatal(err)
-	}
-	img, err := index.Image(manifest.Manifests[0].Digest)
-	if err != nil {
-		t.Fatal(err)
-	}
+	img, _ := testkit.OpenLayout(t, dir)
 	if err := validate.Image(img); err != nil {
 		t.Errorf("image of %s: %v", dir, err)
 	}

@@ -2,14 +2,11 @@ package conformance
 
 import (
 	"bytes"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -61,9 +58,6 @@ type account struct {
 	home string
 }
 
-// The ordinary user that root builds as.
-const ordinary = "buildtest"
-
 // accounts returns the users to build as: whoever runs the tests and, if that is root, an ordinary user.
 func accounts(t *testing.T) []*account {
 	t.Helper()
@@ -72,11 +66,8 @@ func accounts(t *testing.T) []*account {
 		return []*account{self}
 	}
 	self.name = "root"
-	cred, err := lookUp(ordinary)
-	if err != nil {
-		t.Fatalf("user %s: %v", ordinary, err)
-	}
-	return []*account{self, newAccount(t, ordinary, cred)}
+	u := testkit.OrdinaryUser(t)
+	return []*account{self, newAccount(t, u.Name, &u.Credential)}
 }
 
 func newAccount(t *testing.T, name string, cred *syscall.Credential) *account {
@@ -88,26 +79,6 @@ func newAccount(t *testing.T, name string, cred *syscall.Credential) *account {
 		}
 	}
 	return a
-}
-
-// lookUp returns the ids of a user, who is made if there is none: useradd gives subordinate ids as well.
-func lookUp(name string) (*syscall.Credential, error) {
-	u, err := user.Lookup(name)
-	if errors.As(err, new(user.UnknownUserError)) {
-		if out, err := exec.Command("useradd", "--create-home", name).CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("useradd: %w: %s", err, out)
-		}
-		u, err = user.Lookup(name)
-	}
-	if err != nil {
-		return nil, err
-	}
-	uid, err := strconv.ParseUint(u.Uid, 10, 32)
-	if err != nil {
-		return nil, err
-	}
-	gid, err := strconv.ParseUint(u.Gid, 10, 32)
-	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, err
 }
 
 // command returns the command line "build args..." as a sees it.

@@ -2,13 +2,13 @@ package conformance
 
 import (
 	"fmt"
-	"os"
+	"net/http/httputil"
+	"net/url"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
@@ -26,12 +26,12 @@ func TestRegistry(t *testing.T) {
 	ref := r.host + "/folder/app:1"
 	push := []string{"--build-context", "busybox=oci-layout://" + base(t), "-t", ref, "--push", filepath.Join(p.dir, "image_everything")}
 	p.account.build(t, push...)
-	sent := r.uploads(t)
+	sent := r.uploads()
 	if want := len(layersOf(t, p.image)) + 1; sent == 0 || sent > want {
 		t.Errorf("the first push sent %d blobs, there are %d", sent, want)
 	}
 	p.account.build(t, push...)
-	if again := r.uploads(t) - sent; again != 0 {
+	if again := r.uploads() - sent; again != 0 {
 		t.Errorf("the second push sent %d blobs", again)
 	}
 
@@ -66,43 +66,25 @@ func TestRegistry(t *testing.T) {
 	}
 }
 
-// A debianRegistry is docker-registry on loopback, with a log of requests.
-type debianRegistry struct{ host, log string }
-
-var listening = regexp.MustCompile(`listening on (127\.0\.0\.1:\d+)`)
+// A debianRegistry is docker-registry on loopback, behind a proxy that notes the requests.
+type debianRegistry struct {
+	host string
+	rec  testkit.Recorder
+}
 
 func startRegistry(t *testing.T) *debianRegistry {
 	t.Helper()
 	dir := tempDir(t)
-	r := &debianRegistry{log: filepath.Join(dir, "log")}
 	config := filepath.Join(dir, "config.yml")
 	write(t, config, fmt.Sprintf("version: 0.1\nstorage: {filesystem: {rootdirectory: %s/data}}\nhttp: {addr: \"127.0.0.1:0\"}\n", dir))
-	log, err := os.Create(r.log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer log.Close()
-	server := exec.Command("docker-registry", "serve", config)
-	server.Stdout, server.Stderr = log, log
-	if err := server.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- server.Wait() }()
-	t.Cleanup(func() { end(t, server.Process, ended) })
-	for range 100 {
-		if m := listening.FindSubmatch(readFile(t, r.log)); m != nil {
-			r.host = string(m[1])
-			return r
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	t.Fatalf("docker-registry does not start:\n%s", readFile(t, r.log))
-	return nil
+	at := startDaemon(t, exec.Command("docker-registry", "serve", config), regexp.MustCompile(`listening on (127\.0\.0\.1:\d+)`))
+	r := new(debianRegistry)
+	r.host = testkit.Serve(t, r.rec.Record(&httputil.ReverseProxy{Rewrite: func(p *httputil.ProxyRequest) {
+		p.SetURL(&url.URL{Scheme: "http", Host: at[1]})
+		p.Out.Host = p.In.Host // which it sends clients to for the next step of an upload
+	}}))
+	return r
 }
 
 // uploads returns how many blobs were sent so far.
-func (r *debianRegistry) uploads(t *testing.T) int {
-	t.Helper()
-	return strings.Count(string(readFile(t, r.log)), `"PUT /v2/folder/app/blobs/uploads/`)
-}
+func (r *debianRegistry) uploads() int { return r.rec.Count("PUT /v2/folder/app/blobs/uploads/") }

@@ -213,7 +213,7 @@ func TestLive(t *testing.T) {
 		d := start(s, &live{colors: true, size: func() (int, int) { return s.width, s.height }})
 		tick := func(want string) {
 			t.Helper()
-			time.Sleep(interval)
+			time.Sleep(interval) // on the clock of synctest
 			synctest.Wait()
 			check(t, s.String(), want)
 			if s.hidden || s.x != 0 {

@@ -108,6 +108,24 @@ func OCILayout(t testing.TB, img v1.Image, tag string) (dir string) {
 	return dir
 }
 
+// OpenLayout returns the first image of an OCI layout, and what the index says of it.
+func OpenLayout(t testing.TB, dir string) (v1.Image, v1.Descriptor) {
+	t.Helper()
+	index, err := layout.ImageIndexFromPath(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	manifest, err := index.IndexManifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := index.Image(manifest.Manifests[0].Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return img, manifest.Manifests[0]
+}
+
 // busyboxTar returns the layer of the base image.
 func busyboxTar() ([]byte, error) {
 	binary, err := os.ReadFile(hostBusybox)

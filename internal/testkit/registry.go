@@ -1,10 +1,12 @@
 // Package testkit helps the tests of all packages: a registry on loopback that can be told to
-// fail, a tiny base image, and file trees written from and compared as text.
+// fail, a tiny base image, file trees written from and compared as text, an ordinary user to become, and
+// waiting for what other processes do.
 //
 // It imports nothing of this module, so that every package can use it.
 package testkit
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log"
@@ -32,6 +34,12 @@ func Registry(t testing.TB, with ...Middleware) (host string) {
 	for _, m := range slices.Backward(with) {
 		handler = m(handler)
 	}
+	return Serve(t, handler)
+}
+
+// Serve starts a server on loopback, over plain HTTP, and returns its host. It is gone when the test ends.
+func Serve(t testing.TB, handler http.Handler) (host string) {
+	t.Helper()
 	server := httptest.NewUnstartedServer(handler)
 	server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	server.Start()
@@ -161,6 +169,7 @@ func (b *bodyWriter) Write(p []byte) (int, error) { return b.body.Write(p) }
 type Recorder struct {
 	mu       sync.Mutex
 	requests []string
+	more     chan struct{} // closed when there is another request; nil when nobody waits
 }
 
 // Record is a Middleware.
@@ -168,6 +177,10 @@ func (c *Recorder) Record(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c.mu.Lock()
 		c.requests = append(c.requests, r.Method+" "+r.URL.Path)
+		if c.more != nil {
+			close(c.more)
+			c.more = nil
+		}
 		c.mu.Unlock()
 		next.ServeHTTP(w, r)
 	})
@@ -189,6 +202,29 @@ func (c *Recorder) Count(text string) int {
 		}
 	}
 	return n
+}
+
+// Await waits for a request that contains text, unless there was one already.
+func (c *Recorder) Await(ctx context.Context, text string) error {
+	for {
+		c.mu.Lock()
+		found := slices.ContainsFunc(c.requests, func(r string) bool { return strings.Contains(r, text) })
+		if c.more == nil {
+			c.more = make(chan struct{})
+		}
+		more := c.more
+		c.mu.Unlock()
+		if found {
+			return nil
+		}
+		if ctx.Err() != nil { // and the requests were looked at after it ended
+			return fmt.Errorf("no request contains %q: %w", text, context.Cause(ctx))
+		}
+		select {
+		case <-more:
+		case <-ctx.Done():
+		}
+	}
 }
 
 // Reset forgets all requests.

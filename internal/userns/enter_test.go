@@ -10,15 +10,15 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"os/user"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
-	"github.com/seed0570efb0/build/internal/userns"
 	"golang.org/x/sys/unix"
+
+	"github.com/seed0570efb0/build/internal/testkit"
+	"github.com/seed0570efb0/build/internal/userns"
 )
 
 // modeVariable turns this test program into one that enters a namespace and does there what its argument says.
@@ -139,30 +139,13 @@ func command(t testing.TB, mode string, args ...string) *exec.Cmd {
 		"GORACE=atexit_sleep_ms=0") // or each process of a -race test takes a second to end
 	cmd.Stderr = os.Stderr
 	if os.Geteuid() == 0 {
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: testUser(t)}
+		testkit.OrdinaryUser(t).Become(cmd)
 	} else if mode == "subids" {
 		if err := userns.Check(userns.SubIDs); err != nil {
 			t.Skip(err)
 		}
 	}
 	return cmd
-}
-
-func testUser(t testing.TB) *syscall.Credential {
-	t.Helper()
-	const name = "buildtest"
-	u, err := user.Lookup(name)
-	if err != nil {
-		if out, err := exec.Command("useradd", "--create-home", name).CombinedOutput(); err != nil {
-			t.Skipf("cannot make the user %s: %v: %s", name, err, out)
-		}
-		if u, err = user.Lookup(name); err != nil {
-			t.Skip(err)
-		}
-	}
-	uid, _ := strconv.ParseUint(u.Uid, 10, 32)
-	gid, _ := strconv.ParseUint(u.Gid, 10, 32)
-	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
 }
 
 // eachMode runs f for both ways to map ids.
@@ -348,24 +331,11 @@ func TestInnerDiesWithOuter(t *testing.T) {
 	eachMode(t, func(t *testing.T, mode string) {
 		cmd := command(t, mode, "signal")
 		_, inner := startAndWait(t, cmd)
-		fd, err := unix.PidfdOpen(inner, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer unix.Close(fd)
 		cmd.Process.Kill()
 		cmd.Wait()
-		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		for start := time.Now(); ; {
-			n, err := unix.Poll(fds, 10_000)
-			if err == unix.EINTR && time.Since(start) < 10*time.Second {
-				continue
-			}
-			if n != 1 {
-				t.Errorf("process %d is still there: %v", inner, err)
-				unix.Kill(inner, unix.SIGKILL)
-			}
-			return
+		if err := testkit.AwaitEnd(testkit.Patience(t), inner); err != nil {
+			t.Errorf("process %d is still there: %v", inner, err)
+			unix.Kill(inner, unix.SIGKILL)
 		}
 	})
 }

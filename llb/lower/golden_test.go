@@ -23,12 +23,16 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-const cases = "../../testdata/dockerfiles/graph"
+// built are the cases that package conformance builds; of some the graph is of interest too. Those in cases are
+// not built, and lines "#opt: KEY VALUE" in their Dockerfiles set options.
+const (
+	built = "../../testdata/dockerfiles"
+	cases = built + "/graph"
+)
 
-// TestGolden lowers every Dockerfile of the graph cases. Lines "#opt: KEY VALUE" in it
-// set options.
+// TestGolden lowers the Dockerfile of every case that has a graph.golden.
 func TestGolden(t *testing.T) {
-	for _, dir := range caseDirs(t, cases) {
+	for _, dir := range graphDirs(t) {
 		t.Run(filepath.Base(dir), func(t *testing.T) {
 			res, err := lowerCase(t, dir)
 			if err != nil {
@@ -41,7 +45,7 @@ func TestGolden(t *testing.T) {
 
 // TestErrors is TestGolden for what must fail, at Parse or at Lower.
 func TestErrors(t *testing.T) {
-	for _, dir := range caseDirs(t, filepath.Join(cases, "errors")) {
+	for _, dir := range caseDirs(t, filepath.Join(cases, "errors"), "Dockerfile") {
 		t.Run(filepath.Base(dir), func(t *testing.T) {
 			_, err := lowerCase(t, dir)
 			if err == nil {
@@ -68,8 +72,14 @@ func errorText(t *testing.T, dir string, err error) string {
 	return text
 }
 
-func caseDirs(t *testing.T, root string) []string {
-	files, err := filepath.Glob(filepath.Join(root, "*", "Dockerfile"))
+// graphDirs returns the folders of cases that have a graph.
+func graphDirs(t *testing.T) []string {
+	return append(caseDirs(t, cases, "Dockerfile"), caseDirs(t, built, "graph.golden")...)
+}
+
+// caseDirs returns the folders below root that have such a file.
+func caseDirs(t *testing.T, root, file string) []string {
+	files, err := filepath.Glob(filepath.Join(root, "*", file))
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no cases in %s: %v", root, err)
 	}

@@ -44,7 +44,7 @@ func lower(t *testing.T, text string, opt Options) *Result {
 
 // A File is lowered once per platform, so that lowering must leave it as it is.
 func TestFileIsNotChanged(t *testing.T) {
-	for _, dir := range caseDirs(t, cases) {
+	for _, dir := range graphDirs(t) {
 		data, err := os.ReadFile(filepath.Join(dir, "Dockerfile"))
 		if err != nil {
 			t.Fatal(err)
@@ -97,7 +97,7 @@ COPY --from=busybox / /
 	}
 }
 
-// Images are asked for at the same time, and the first failure stops the others.
+// Images are asked for at the same time, and the first failure stops the others. The clock is that of synctest.
 func TestResolveInParallel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		opt := options()

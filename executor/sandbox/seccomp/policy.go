@@ -23,6 +23,7 @@ var syncs = []string{"fsync", "fdatasync", "sync", "syncfs", "sync_file_range", 
 // rules returns the rules for the kernel's own architecture and for the 32-bit one that it runs as well,
 // or nil if everything is allowed.
 func (p Policy) rules() (native, compat *ruleSet, err error) {
+	nativeCalls, compatCalls := tables()
 	switch p.Profile {
 	case Default:
 		profile, err := dockerDefault(p.Caps)
@@ -80,7 +81,7 @@ func profileRules(profile *specs.LinuxSeccomp, calls table) (*ruleSet, error) {
 			return nil, err
 		}
 		for _, name := range rule.Names {
-			n, ok := calls.number(name)
+			n, ok := calls[name]
 			if !ok {
 				continue
 			}
@@ -143,7 +144,7 @@ var errRuled = errors.New("seccomp: the profile has conditions of its own")
 
 // notify hands c to the supervisor where it is allowed.
 func (r *ruleSet) notify(c Call) error {
-	n, ok := nativeCalls.number(c.Name)
+	n, ok := Number(c.Name)
 	if !ok {
 		return nil // arm64 lacks the old forms of many calls
 	}
@@ -182,7 +183,7 @@ func (c Call) conds(values []uint32) []cond {
 // override adds what comes before all rules of a profile.
 func (p Policy) override(r *ruleSet, calls table) {
 	set := func(name string, clauses ...clause) {
-		if n, ok := calls.number(name); ok {
+		if n, ok := calls[name]; ok {
 			r.calls[n] = append(clauses, r.closed(n)...)
 		}
 	}

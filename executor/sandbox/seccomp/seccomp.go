@@ -10,14 +10,11 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
-
-//go:generate go run gen.go
 
 // A Profile is a set of rules.
 type Profile string
@@ -119,39 +116,6 @@ var killableFlag = sync.OnceValue(func() uintptr {
 	}
 	return 0
 })
-
-// A table holds the numbers of system calls, ordered by name.
-type table []struct {
-	name   string
-	number uint32
-}
-
-// number returns the number of a call; other architectures have calls that this one lacks.
-func (t table) number(name string) (uint32, bool) {
-	i, ok := slices.BinarySearchFunc(t, name, func(e struct {
-		name   string
-		number uint32
-	}, name string) int {
-		return strings.Compare(e.name, name)
-	})
-	if !ok {
-		return 0, false
-	}
-	return t[i].number, true
-}
-
-// Number returns the number of a system call of the kernel's own architecture, and whether it has one.
-func Number(name string) (uint32, bool) { return nativeCalls.number(name) }
-
-// Name returns the name of a system call of the kernel's own architecture, "" if it is not known.
-func Name(number int) string {
-	for _, e := range nativeCalls {
-		if e.number == uint32(number) {
-			return e.name
-		}
-	}
-	return ""
-}
 
 // A clause is an action for the calls that fulfil all conditions.
 type clause struct {

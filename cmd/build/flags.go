@@ -1,0 +1,180 @@
+package main
+
+import (
+	"net"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containerd/platforms"
+	"github.com/spf13/pflag"
+
+	"github.com/seed0570efb0/build/llb"
+)
+
+// buildOptions are the flags of a build, as they were written.
+type buildOptions struct {
+	file, target, platform, network string
+	tags, args, contexts            []string
+	labels, hosts, outputs          []string
+	secrets, agents                 []string
+	noCache, pull, push, quiet      bool
+	noCacheFilter, allow            []string
+	iidFile, metadataFile, progress string
+	jobs                            int64
+	limits                          limitOptions
+}
+
+// flags makes the flags, whose values are checked by planFlags and its like.
+func (o *buildOptions) flags(f *pflag.FlagSet) {
+	f.SortFlags = true
+	f.StringVarP(&o.file, "file", "f", "", "the Dockerfile (default PATH/Dockerfile)")
+	f.StringArrayVarP(&o.tags, "tag", "t", nil, "name of the image, as NAME[:TAG]; may be repeated")
+	f.StringArrayVar(&o.args, "build-arg", nil, "value of an ARG, as KEY=VALUE, or KEY for that of the environment")
+	f.StringArrayVar(&o.contexts, "build-context", nil, "a stage or image under another name, as NAME=PATH, NAME=docker-image://REF or NAME=oci-layout://DIR[:TAG]")
+	f.StringVar(&o.target, "target", "", "the stage to build (default the last one)")
+	f.StringVar(&o.platform, "platform", "", "the platform to build for (default that of this machine)")
+	f.StringArrayVar(&o.labels, "label", nil, "label of the image, as KEY=VALUE")
+	f.StringArrayVar(&o.hosts, "add-host", nil, "line of /etc/hosts in RUN steps, as NAME:IP")
+	f.StringVar(&o.network, "network", "default", "network of RUN steps: default, none or host")
+	f.StringSliceVar(&o.allow, "allow", nil, "what steps may do beyond their sandbox: network.host, to use the network of this host")
+	f.StringArrayVar(&o.secrets, "secret", nil, "value for RUN --mount=type=secret, as id=ID,src=FILE or id=ID,env=VARIABLE")
+	f.StringArrayVar(&o.agents, "ssh", nil, "SSH agent for RUN --mount=type=ssh, as default, ID=SOCKET or ID=KEY[,KEY]")
+	f.BoolVar(&o.noCache, "no-cache", false, "run every step, whatever is known of it")
+	f.StringSliceVar(&o.noCacheFilter, "no-cache-filter", nil, "run every step of these stages")
+	f.BoolVar(&o.pull, "pull", false, "ask the registries again what the tags of base images mean")
+	f.StringArrayVarP(&o.outputs, "output", "o", nil, "where the result goes: type=oci|docker|local|tar|registry,dest=PATH; a PATH alone is a folder, - a tar on standard output")
+	f.BoolVar(&o.push, "push", false, "push the image to the registries its names say")
+	f.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but the image's ID")
+	f.StringVar(&o.iidFile, "iidfile", "", "write the image's ID to this file")
+	f.StringVar(&o.metadataFile, "metadata-file", "", "write digests and names to this file, as JSON")
+	f.StringVar(&o.progress, "progress", envOr("BUILDKIT_PROGRESS", "auto"), "how to show progress: auto, tty, plain or quiet")
+	f.Int64Var(&o.jobs, "jobs", int64(max(4*runtime.NumCPU(), 16)), "how many steps may run at once")
+	o.limits.flags(f)
+}
+
+// envOr returns a variable of the environment, or value where it is not set.
+func envOr(name, value string) string {
+	if v := os.Getenv(name); v != "" {
+		return v
+	}
+	return value
+}
+
+// planFlags reads the flags whose values have a form.
+func planFlags(p *plan) error {
+	p.platform = platforms.Normalize(platforms.DefaultSpec())
+	if p.buildOptions.platform != "" {
+		if strings.Contains(p.buildOptions.platform, ",") {
+			return usagef("build one platform at a time", "--platform %s: several platforms are not supported by this version", p.buildOptions.platform)
+		}
+		parsed, err := platforms.Parse(p.buildOptions.platform)
+		if err != nil {
+			return usagef("it looks like linux/amd64", "--platform %s: %w", p.buildOptions.platform, err)
+		}
+		p.platform = platforms.Normalize(parsed)
+	}
+	if err := planNetwork(p); err != nil {
+		return err
+	}
+	if p.jobs < 1 {
+		return usagef("", "--jobs %d: at least 1 step must run", p.jobs)
+	}
+	p.args = map[string]string{}
+	for _, arg := range p.buildOptions.args {
+		k, v, ok := strings.Cut(arg, "=")
+		if !ok {
+			v, ok = os.LookupEnv(k)
+		}
+		if ok {
+			p.args[k] = v
+		}
+	}
+	var err error
+	if p.labels, err = pairs("--label", p.buildOptions.labels); err != nil {
+		return err
+	}
+	if p.hosts, err = hosts(p.buildOptions.hosts); err != nil {
+		return err
+	}
+	return planEpoch(p)
+}
+
+// planNetwork reads --allow and --network.
+func planNetwork(p *plan) error {
+	for _, name := range p.allow {
+		if name != "network.host" {
+			return usagef("network.host is the one that this version knows", "--allow %s: no such entitlement", name)
+		}
+		p.hostNet = true
+	}
+	if err := checkNetwork(p.network); err != nil {
+		return err
+	}
+	if p.network == string(llb.NetworkHost) && !p.hostNet {
+		return usagef("build with --allow network.host if the Dockerfile may use the services of this host", "--network host: network.host is not allowed")
+	}
+	return nil
+}
+
+// checkNetwork checks the value of --network.
+func checkNetwork(name string) error {
+	switch llb.Network(name) {
+	case llb.NetworkDefault, llb.NetworkNone, llb.NetworkHost:
+		return nil
+	}
+	return usagef("it is default, none or host", "--network %s: no such network", name)
+}
+
+// planEpoch reads SOURCE_DATE_EPOCH, which the environment hands on to every build.
+func planEpoch(p *plan) error {
+	const name = "SOURCE_DATE_EPOCH"
+	text, ok := p.args[name]
+	if !ok {
+		if text = os.Getenv(name); text != "" {
+			p.args[name] = text
+		}
+	}
+	if text == "" {
+		return nil
+	}
+	seconds, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return usagef("it is a number of seconds since 1970", "invalid %s: %s", name, text)
+	}
+	t := time.Unix(seconds, 0).UTC()
+	p.epoch = &t
+	return nil
+}
+
+// pairs reads a flag whose values are KEY=VALUE.
+func pairs(flag string, list []string) (map[string]string, error) {
+	out := map[string]string{}
+	for _, text := range list {
+		k, v, _ := strings.Cut(text, "=")
+		if k == "" {
+			return nil, usagef("it looks like KEY=VALUE", "%s %q: the key is empty", flag, text)
+		}
+		out[k] = v
+	}
+	return out, nil
+}
+
+// hosts reads --add-host: NAME:IP or NAME=IP, an IPv6 address with or without brackets.
+func hosts(list []string) ([]llb.Host, error) {
+	var out []llb.Host
+	for _, text := range list {
+		i := strings.IndexAny(text, ":=")
+		if i < 1 || i == len(text)-1 {
+			return nil, usagef("it looks like NAME:IP", "--add-host %q: no NAME:IP", text)
+		}
+		ip := strings.TrimSuffix(strings.TrimPrefix(text[i+1:], "["), "]")
+		if net.ParseIP(ip) == nil {
+			return nil, usagef("it looks like NAME:IP", "--add-host %q: %q is not an IP address", text, ip)
+		}
+		out = append(out, llb.Host{Name: text[:i], IP: ip})
+	}
+	return out, nil
+}

@@ -1,0 +1,114 @@
+package snapshot
+
+import (
+	"bytes"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/seed0570efb0/build/internal/digest"
+)
+
+func TestTOCRoundTrip(t *testing.T) {
+	s := testStore(t)
+	id := layerOn(t, s, digest.Digest{}, "d etc", "f etc/a hello", "h etc/b etc/a", "l etc/l ../x", "d etc-x", "f etc.conf x")
+	toc := topTOC(t, s, id)
+	toc.Entries[1].Xattrs = map[string]string{"user.a": "\x00\x01", "security.capability": ""}
+	got, err := ParseTOC(toc.Marshal())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(toc, got, cmpopts.IgnoreUnexported(Entry{}), cmpopts.EquateEmpty()); d != "" {
+		t.Error(d)
+	}
+}
+
+func FuzzParseTOC(f *testing.F) {
+	t := &TOC{Entries: []Entry{{Path: "a", Type: Dir, Opaque: true}, {Path: "a/b", Type: Regular, Size: 3, Xattrs: map[string]string{"user.x": "y"}}, {Path: "a/c", Type: Char, Major: 1}}}
+	f.Add(t.Marshal())
+	f.Add([]byte(tocMagic))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		// A sum that fits lets the fuzzer reach what is behind the check of the sum.
+		sum := digest.Of(b)
+		for _, b := range [][]byte{b, append(slices.Clone(b), sum[:]...)} {
+			toc, err := ParseTOC(b)
+			if err != nil {
+				continue
+			}
+			if again, err := ParseTOC(toc.Marshal()); err != nil || len(again.Entries) != len(toc.Entries) {
+				t.Errorf("what was parsed cannot be parsed again: %v", err)
+			}
+		}
+	})
+}
+
+func FuzzReadLayer(f *testing.F) {
+	var b bytes.Buffer
+	w := NewWriter(&b)
+	w.Add(Entry{Path: "d", Type: Dir, Opaque: true}, nil)
+	w.Add(Entry{Path: "d/f", Type: Regular, Size: 2}, strings.NewReader("hi"))
+	w.Add(Entry{Path: "d/gone", Type: Whiteout}, nil)
+	w.Add(Entry{Path: "l", Type: Symlink, Link: "../../x"}, nil)
+	w.Close()
+	f.Add(b.Bytes())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		toc, err := readLayer(bytes.NewReader(b), nil)
+		if err != nil {
+			return
+		}
+		for i, e := range toc.Entries {
+			if !fs.ValidPath(e.Path) || e.Path == "." {
+				t.Errorf("entry %q is not a clean path below the root", e.Path)
+			}
+			if i > 0 && comparePaths(toc.Entries[i-1].Path, e.Path) >= 0 {
+				t.Errorf("entries out of order at %q", e.Path)
+			}
+		}
+	})
+}
+
+func TestPathOrderKeepsDirectoriesTogether(t *testing.T) {
+	want := []string{"a", "a/b", "a/b/c", "a/b-c", "a-b", "a-b/x", "a.x", "b"}
+	got := slices.Clone(want)
+	slices.Reverse(got)
+	slices.SortFunc(got, comparePaths)
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestHardLinksComeAfterTheirFile(t *testing.T) {
+	s := testStore(t)
+	id := layerOn(t, s, digest.Digest{}, "f z content", "h a z", "h m z")
+	toc := topTOC(t, s, id)
+	var got []string
+	for _, e := range toc.Entries {
+		got = append(got, fmt.Sprintf("%c %s %s", e.Type, e.Path, e.Link))
+	}
+	if d := cmp.Diff([]string{"f a ", "h m a", "h z a"}, got); d != "" {
+		t.Error(d)
+	}
+	v, _ := s.View(t.Context(), id)
+	if b, _, err := ReadFile(v, "z", 100); string(b) != "content" || err != nil {
+		t.Errorf("%q %v", b, err)
+	}
+}
+
+func BenchmarkTOC(b *testing.B) {
+	toc := &TOC{}
+	for i := range 50_000 {
+		toc.Entries = append(toc.Entries, Entry{Path: fmt.Sprintf("usr/share/doc/package/%06d", i), Type: Regular, Mode: 0o644, Size: 1000})
+	}
+	data := toc.Marshal()
+	b.SetBytes(int64(len(data)))
+	for b.Loop() {
+		if _, err := ParseTOC(data); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
