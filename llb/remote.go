@@ -1,6 +1,9 @@
 package llb
 
 import (
+	"net/url"
+	"strings"
+
 	"github.com/seed0570efb0/build/internal/digest"
 )
 
@@ -61,4 +64,27 @@ func (v *Vertex) Remote() bool {
 		return true
 	}
 	return false
+}
+
+// Name returns the URL as it may be shown.
+func (o *HTTP) Name() string { return redacted(o.URL) }
+
+// Name returns the repository as it may be shown.
+func (o *Git) Name() string { return redacted(o.Remote) }
+
+// redacted returns an address without a password and without the query, where signatures and tokens are. The user
+// is part of the address with ssh only.
+func redacted(address string) string {
+	address, _, _ = strings.Cut(address, "#")
+	address, _, _ = strings.Cut(address, "?")
+	u, err := url.Parse(address)
+	if err != nil || u.Host == "" {
+		return address
+	}
+	if u.Scheme == "ssh" && u.User != nil {
+		u.User = url.User(u.User.Username())
+	} else {
+		u.User = nil
+	}
+	return u.String()
 }

@@ -38,7 +38,7 @@ type gitRecord struct {
 var hexDigits = regexp.MustCompile(`^[0-9a-fA-F]+$`)
 
 func (p *gitPlace) fail(format string, args ...any) error {
-	return &RemoteError{Name: Redacted(p.op.Remote), Err: fmt.Errorf(format, args...)}
+	return &RemoteError{Name: p.op.Name(), Err: fmt.Errorf(format, args...)}
 }
 
 // pin implements place.
@@ -53,7 +53,7 @@ func (p *gitPlace) pin(ctx context.Context) (digest.Digest, error) {
 	if p.keepsGitDir() { // it knows the ref and where it came from
 		h.String("object", p.at.Object)
 		h.String("ref", p.at.Ref)
-		h.String("remote", Redacted(p.op.Remote))
+		h.String("remote", p.op.Name())
 	} else {
 		h.String("commit", p.at.commit())
 	}

@@ -51,7 +51,7 @@ var passedOn = []string{
 
 func (p *gitPlace) newGit() (*git, error) {
 	if _, err := exec.LookPath("git"); err != nil {
-		return nil, &RemoteError{Redacted(p.op.Remote), errors.New("the git program is not installed"),
+		return nil, &RemoteError{p.op.Name(), errors.New("the git program is not installed"),
 			"install it (the package is called git), or check the repository out and name the folder"}
 	}
 	tmp, err := p.disk.NewTempDir()
@@ -211,7 +211,7 @@ func (g *git) run(ctx context.Context, args ...string) (string, error) {
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
 		text := stderr.String()
-		return "", &RemoteError{Redacted(g.place.op.Remote), &gitError{text}, g.hint(text)}
+		return "", &RemoteError{g.place.op.Name(), &gitError{text}, g.hint(text)}
 	}
 	return stdout.String(), err
 }

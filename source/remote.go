@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"net/url"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -166,21 +165,4 @@ func (r *Remote) writeRecord(name string, v any) error {
 		return err
 	}
 	return r.disk.WriteFile(name, append(b, '\n'))
-}
-
-// Redacted returns the address of a place as it may be shown: without user and password, and without the query,
-// where signatures and tokens are.
-func Redacted(address string) string {
-	address, _, _ = strings.Cut(address, "#")
-	address, _, _ = strings.Cut(address, "?")
-	u, err := url.Parse(address)
-	if err != nil || u.Host == "" {
-		return address
-	}
-	if u.Scheme == "ssh" && u.User != nil { // who asks is part of where
-		u.User = url.User(u.User.Username())
-	} else {
-		u.User = nil
-	}
-	return u.String()
 }

@@ -36,8 +36,7 @@ type urlRecord struct {
 	Build    string        `json:"build"`              // that asked last
 }
 
-func (p *urlPlace) record() string   { return remoteRecord("url", p.op.URL, p.op.Filename) }
-func (p *urlPlace) showName() string { return Redacted(p.op.URL) }
+func (p *urlPlace) record() string { return remoteRecord("url", p.op.URL, p.op.Filename) }
 
 // pin implements place. A checksum says it all. Otherwise the server is asked whether it still has what it gave last;
 // if it has something else, that is downloaded, since there is no other way to name it.
@@ -166,7 +165,7 @@ func (p *urlPlace) download(ctx context.Context, resp *http.Response) error {
 	}
 	var body io.ReadCloser = &counted{ReadCloser: resp.Body, total: resp.ContentLength, report: func(n int64) {
 		if p.Progress != nil {
-			p.Progress(p.showName(), n, resp.ContentLength)
+			p.Progress(p.op.Name(), n, resp.ContentLength)
 		}
 	}}
 	if !p.want.IsZero() {
@@ -189,7 +188,7 @@ func (p *urlPlace) download(ctx context.Context, resp *http.Response) error {
 		return p.explain(err)
 	}
 	if p.Progress != nil {
-		p.Progress(p.showName(), entry.Size, entry.Size)
+		p.Progress(p.op.Name(), entry.Size, entry.Size)
 	}
 	p.seen = urlRecord{ETag: resp.Header.Get("ETag"), Modified: strongModified(resp), Digest: sum, Chain: chain, Build: p.build}
 	return p.writeRecord(p.record(), &p.seen)
@@ -306,7 +305,7 @@ func (e *statusCodeError) Error() string {
 
 // explain says what is wrong with a URL.
 func (p *urlPlace) explain(err error) error {
-	e := &RemoteError{Name: p.showName(), Err: err}
+	e := &RemoteError{Name: p.op.Name(), Err: err}
 	var outer *url.Error // repeats the URL
 	if errors.As(err, &outer) {
 		e.Err = outer.Err

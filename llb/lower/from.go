@@ -241,10 +241,13 @@ func (s *stage) startImage(img *Image) {
 	s.warnPlatform(img.Config.Platform)
 }
 
-// startFolder starts from the files of a folder. They are one layer, which
+// startFolder starts from the files of a folder, here or elsewhere. They are one layer, which
 // the history must account for.
 func (s *stage) startFolder(c *Context) {
-	folder := s.localContext(c.Local, c.Exclude, fmt.Sprintf("[context %s] load files", c.Local))
+	folder := c.Source
+	if folder == nil {
+		folder = s.localContext(c.Local, c.Exclude, fmt.Sprintf("[context %s] load files", c.Local))
+	}
 	if s.context != nil || s.isImage {
 		s.folder = folder
 	}

@@ -38,8 +38,10 @@ type Image struct {
 }
 
 // A Context is what --build-context puts in the place of the stage or the
-// image of a name: a folder if Local is set, or else an image.
+// image of a name: a folder if Local is set, files that lie elsewhere if Source is, or else an image.
 type Context struct {
+	// Source has the files, which are all of its root.
+	Source *llb.Vertex
 	// Local is the name of the folder, as in llb.Local.
 	Local string
 	// Exclude holds the patterns of the folder's own .dockerignore.
@@ -70,7 +72,9 @@ type Options struct {
 	// NoCache runs every step anew, NoCacheFilter those of the stages it names.
 	NoCache       bool
 	NoCacheFilter []string
-	// Ignore holds the patterns of the main context's .dockerignore.
+	// Context is the main context; nil is the folder called "context".
+	Context *llb.Vertex
+	// Ignore holds the patterns of the main context's .dockerignore, when it is a folder.
 	Ignore []string
 	// NamedContexts stand in for the stages and images of their names; a name
 	// with the tag latest is the one without a tag.
@@ -215,6 +219,9 @@ func (l *lowering) localContext(name string, exclude []string, label string) *ll
 }
 
 func (l *lowering) mainContext() *llb.Vertex {
+	if l.opt.Context != nil {
+		return l.opt.Context
+	}
 	return l.localContext("context", l.opt.Ignore, "[internal] load build context")
 }
 
