@@ -240,4 +240,3 @@ func (g *git) hint(stderr string) string {
 	}
 	return ""
 }
-
