@@ -216,6 +216,9 @@ func (p *gitPlace) checkOut(ctx context.Context, git *git) (int64, error) {
 		return 0, err
 	}
 	commit, err := git.run(ctx, "rev-parse", "--verify", p.at.Object+"^{commit}")
+	if saysOf(err, "Needed a single revision") {
+		err = p.fail("repository does not contain commit %s", p.at.Object)
+	}
 	if err != nil {
 		return 0, err
 	}

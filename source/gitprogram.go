@@ -226,7 +226,7 @@ var gitHints = []struct{ says, hint string }{
 	{"ssh: not found", "install the ssh client (the package is called openssh-client or openssh-clients)"},
 	{"cannot run ssh", "install the ssh client (the package is called openssh-client or openssh-clients)"},
 	{"transport 'file' not allowed", "submodules in files of this host are not fetched; leave submodules out with ?submodules=false"},
-	{"unable to update url base from redirection", "credentials are not sent to where the server redirects; write that address"},
+	{"returned error: 30", "credentials are not sent to where the server redirects; write that address"},
 	{"unknown option `object-format", "the repository has sha256 names, which this git does not know: install a newer one"},
 	{"Could not resolve host", "behind a proxy, set HTTP_PROXY and HTTPS_PROXY"},
 	{"not found", "check the address and the path"},

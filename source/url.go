@@ -326,10 +326,12 @@ func (p *urlPlace) explain(err error) error {
 		if p.op.Checksum.IsZero() {
 			e.Hint = "it changed while the build ran; build again"
 		}
-	case errors.Is(err, errCutBody), errors.Is(err, io.ErrUnexpectedEOF):
-		e.Hint = "nothing of it was kept; build again"
 	case errors.Is(err, errStalled):
 		e.Err = errStalled
+	case errors.Is(err, errCutBody):
+		e.Hint = "nothing of it was kept; build again"
+	case isCut(err):
+		e.Err, e.Hint = errors.New("the server cut the connection"), "nothing of it was kept; build again"
 	case errors.As(err, &dns):
 		e.Hint = "the name of the host cannot be resolved; behind a proxy, set HTTP_PROXY and HTTPS_PROXY"
 	case errors.As(err, &timeout) && timeout.Timeout():

@@ -90,10 +90,10 @@ func (a *app) explain(err error) (code int, text, hint string) {
 		return exitHost, text, store.Hint
 	case errors.As(err, &image):
 		return exitFailed, text, image.Hint
-	case errors.As(err, &far):
-		return exitFailed, text, far.Hint
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return exitFailed, text, "the disk is full: free some space, or name another folder with --root; the store is sound"
+	case errors.As(err, &far):
+		return exitFailed, text, far.Hint
 	}
 	return exitFailed, text, stepHint(err)
 }
