@@ -264,12 +264,17 @@ func (c *counted) Read(b []byte) (int, error) {
 	c.n += int64(n)
 	c.report(c.n)
 	if errors.Is(err, io.ErrUnexpectedEOF) && c.total >= 0 {
-		err = fmt.Errorf("%w after %d of %d bytes", errCutBody, c.n, c.total)
+		err = &cutError{c.n, c.total}
 	}
 	return n, err
 }
 
-var errCutBody = errors.New("the download was cut")
+// A cutError says that a body ended early.
+type cutError struct{ n, total int64 }
+
+func (e *cutError) Error() string {
+	return fmt.Sprintf("the download was cut after %d of %d bytes", e.n, e.total)
+}
 
 // verified fails at the end when the bytes were not those of want.
 type verified struct {
@@ -316,20 +321,22 @@ func (p *urlPlace) explain(err error) error {
 	}
 	var status *statusCodeError
 	var mismatch *mismatchError
+	var cut *cutError
 	var dns *net.DNSError
 	var timeout net.Error
 	switch {
 	case errors.As(err, &status):
 		e.Hint = statusHint(status.code, host)
 	case errors.As(err, &mismatch):
+		e.Err = mismatch
 		e.Hint = "if what is at the URL has changed for the better, write its checksum into the Dockerfile"
 		if p.op.Checksum.IsZero() {
 			e.Hint = "it changed while the build ran; build again"
 		}
 	case errors.Is(err, errStalled):
 		e.Err = errStalled
-	case errors.Is(err, errCutBody):
-		e.Hint = "nothing of it was kept; build again"
+	case errors.As(err, &cut):
+		e.Err, e.Hint = cut, "nothing of it was kept; build again"
 	case isCut(err):
 		e.Err, e.Hint = errors.New("the server cut the connection"), "nothing of it was kept; build again"
 	case errors.As(err, &dns):
