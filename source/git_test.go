@@ -241,8 +241,9 @@ func TestGitRunsNothing(t *testing.T) {
 	if _, err := os.Stat(mark); err == nil {
 		t.Error("a program ran that was none of ours")
 	}
-	b.fails(t, &llb.Git{Remote: "ext::touch " + mark}, "transport 'ext' not allowed")
-	b.fails(t, &llb.Git{Remote: "ssh://-oProxyCommand=touch/x"}, "invalid host")
+	for _, remote := range []string{"ext::touch " + mark, "ssh://-oProxyCommand=touch/x", "git@-oProxyCommand:x", "ssh:", "ssh:///x", "/srv/r", "-u./x", "file://h/r"} {
+		b.fails(t, &llb.Git{Remote: remote}, remote+": ")
+	}
 }
 
 // onPath puts a script in front of a program, which it may run as "$REAL".
@@ -359,4 +360,34 @@ func TestFindRef(t *testing.T) {
 			t.Errorf("%s: %+v %v", ref, got, ok)
 		}
 	}
+}
+
+// What git is given starts as we understand it: by a transport that was looked at.
+func FuzzGitTransport(f *testing.F) {
+	for _, remote := range []string{"https://h/r.git", "git@h:r", "ssh://u@h:22/r", "git://h/r", "file:///r", "ext::sh", "ssh://-o/x", "ssh:", "a::b@c:d", "HTTP://h/x"} {
+		f.Add(remote)
+	}
+	f.Fuzz(func(t *testing.T, remote string) {
+		transport, err := gitTransport(remote)
+		if err != nil {
+			return
+		}
+		start, rest, isURL := strings.Cut(remote, "://")
+		switch {
+		case isURL && !strings.Contains(start, "@"):
+			if !strings.EqualFold(start, transport) {
+				t.Errorf("%q is taken for %s", remote, transport)
+			}
+		case transport != "ssh":
+			t.Errorf("%q is taken for %s", remote, transport)
+		default: // as scp writes it
+			user, _, ok := strings.Cut(remote, "@")
+			if !ok || user == "" {
+				t.Errorf("%q is taken for %s", remote, transport)
+			}
+		}
+		if strings.HasPrefix(rest, "-") && isURL {
+			t.Errorf("%q names an option", remote)
+		}
+	})
 }

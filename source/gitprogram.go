@@ -88,20 +88,37 @@ func (g *git) prepare() error {
 			g.env = append(g.env, name+"="+v)
 		}
 	}
-	address, err := gitutil.ParseURL(g.url)
+	transport, err := gitTransport(g.url)
 	if err != nil {
-		return nil // a file of this host
+		return g.place.fail("%w", err)
 	}
-	if strings.HasPrefix(address.Host, "-") {
-		return g.place.fail("invalid host %q", address.Host)
-	}
-	switch address.Scheme {
+	switch transport {
 	case gitutil.SSHProtocol:
 		return g.prepareSSH()
 	case gitutil.HTTPProtocol, gitutil.HTTPSProtocol:
 		return g.authorize()
 	}
 	return nil
+}
+
+// gitTransport returns how git will reach a repository. What git might understand in another way is an error: it
+// would be reached without what is prepared for it.
+func gitTransport(remote string) (string, error) {
+	if strings.HasPrefix(remote, "file:///") {
+		return "file", nil
+	}
+	address, err := gitutil.ParseURL(remote)
+	switch {
+	case err != nil:
+		return "", err
+	case address.Host == "", strings.HasPrefix(address.Host, "-"), strings.HasPrefix(address.Host, ":"):
+		return "", fmt.Errorf("invalid host %q in the address of a git repository", address.Host)
+	case strings.Contains(remote, "::"): // the program to ask comes before it
+		if scheme, _, _ := strings.Cut(remote, "::"); !strings.ContainsAny(scheme, ":/@") {
+			return "", errors.New("remote helpers of git are not for builds")
+		}
+	}
+	return address.Scheme, nil
 }
 
 // authorize gives git what the server may ask for. It goes through the environment, which unlike arguments

@@ -52,9 +52,9 @@ type gitSource struct {
 // host can be named by the command line only: no Dockerfile may look around here.
 func gitContext(text string) *gitSource {
 	address := text
-	rest, isFile := strings.CutPrefix(text, "file://")
+	rest, isFile := strings.CutPrefix(text, "file:///")
 	if isFile {
-		address = "git://localhost" + rest
+		address = "git://localhost/" + rest
 	}
 	ref, is, err := dfgitutil.ParseGitRef(address)
 	if err != nil {
