@@ -2,6 +2,7 @@ package source
 
 import (
 	"bytes"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -332,6 +333,21 @@ exec sh -c "$last"
 		if !bytes.Contains(text, []byte(want)) {
 			t.Errorf("ssh lacks %q: %s", want, text)
 		}
+	}
+}
+
+// The configuration of somebody else's repository is not obeyed.
+func TestGitOfAnother(t *testing.T) {
+	dir := t.TempDir()
+	testkit.GitRepo(t, dir, "f", "one\n")
+	if err := os.Chown(dir+"/.git", 1, 1); err != nil {
+		t.Skip("only root can give a file away")
+	}
+	b := newBuilds(t)
+	_, err := b.next().Pin(t.Context(), &llb.Git{Remote: "file://" + dir})
+	var far *RemoteError
+	if !errors.As(err, &far) || !strings.Contains(far.Hint, "belongs to somebody else") {
+		t.Errorf("error %v", err)
 	}
 }
 

@@ -40,7 +40,6 @@ var gitConfig = []string{
 	"protocol.git.allow=always", "protocol.file.allow=user",
 	"core.hooksPath=/dev/null", "core.fsmonitor=false", "core.symlinks=true", "core.autocrlf=false", "core.askPass=",
 	"credential.helper=", "init.templateDir=", "init.defaultBranch=master", "advice.detachedHead=false", "gc.auto=0", "maintenance.auto=false",
-	"safe.directory=*",
 }
 
 // passedOn are the variables of this process that git sees.
@@ -245,6 +244,7 @@ var gitHints = []struct{ says, hint string }{
 	{"transport 'file' not allowed", "submodules in files of this host are not fetched; leave submodules out with ?submodules=false"},
 	{"returned error: 30", "credentials are not sent to where the server redirects; write that address"},
 	{"unknown option `object-format", "the repository has sha256 names, which this git does not know: install a newer one"},
+	{"dubious ownership", "it belongs to somebody else, whose configuration git would obey: build as that user, or name a folder where it is checked out"},
 	{"Could not resolve host", "behind a proxy, set HTTP_PROXY and HTTPS_PROXY"},
 	{"not found", "check the address and the path"},
 }
