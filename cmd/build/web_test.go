@@ -26,10 +26,13 @@ import (
 //	/token/F     the same as /files/F, for who has the token "sesame"
 //	/cut/F       half of it
 //	/status/N    nothing, with that status
+//	/hang/F      nothing, for as long as somebody waits; "web -hung" waits for that
 //	/git/R.git   the repository in the folder R of $WORK/git; /dumb/R.git the same as plain files
 type web struct {
 	root string
 	git  http.Handler
+
+	hung chan struct{}
 
 	mu  sync.Mutex
 	log []string
@@ -39,7 +42,7 @@ type webKey struct{}
 
 // newWeb starts the server of a script.
 func newWeb(env *testscript.Env) {
-	w := &web{root: env.WorkDir, git: testkit.GitServer(env.T().(testing.TB), env.WorkDir)}
+	w := &web{root: env.WorkDir, hung: make(chan struct{}, 16), git: testkit.GitServer(env.T().(testing.TB), env.WorkDir)}
 	server := httptest.NewServer(w)
 	env.Defer(server.Close)
 	env.Values[webKey{}] = w
@@ -60,6 +63,9 @@ func (s *web) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "dumb":
 		r.URL.Path = "/dumb/git/" + name
 		s.git.ServeHTTP(seen, r)
+	case "hang":
+		s.hung <- struct{}{}
+		<-r.Context().Done()
 	case "status":
 		code, _ := strconv.Atoi(name)
 		seen.WriteHeader(code)
@@ -104,9 +110,13 @@ type status struct {
 func (s *status) WriteHeader(code int) { s.code = code; s.ResponseWriter.WriteHeader(code) }
 func (s *status) Flush()               { s.ResponseWriter.(http.Flusher).Flush() }
 
-// webCommand is "web": it prints what the server was asked since the last time, as method, path and status.
+// webCommand is "web", or "web -hung": it prints what the server was asked since the last time, as method, path and status.
 func webCommand(ts *testscript.TestScript, neg bool, args []string) {
 	w := ts.Value(webKey{}).(*web)
+	if len(args) > 0 {
+		<-w.hung
+		return
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, line := range w.log {
