@@ -28,7 +28,7 @@ var allowed = map[string][]string{
 	"executor/sandbox/seccomp": {},
 	"executor/sandbox/uplink":  {},
 	"snapshot":                 {"cache", "internal/owners", "internal/safefs"},
-	"source":                   {"cache", "internal/safefs", "snapshot"},
+	"source":                   {"cache", "internal/safefs", "llb", "snapshot"},
 	"exporter":                 {"cache", "internal/safefs", "snapshot", "source"},
 	"internal/digest":          {},
 	"internal/owners":          {},

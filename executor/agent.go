@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -48,6 +49,16 @@ func (c *container) agent(m *llb.Mount) error {
 		return err
 	}
 	return c.mount(sandbox.Mount{Type: sandbox.MountBind, Source: socket, Target: m.Target}, snapshot.Regular)
+}
+
+// ServeAgent makes a socket in dir whose connections are served until end.
+func ServeAgent(dir string, serve func(net.Conn)) (socket string, end func(), err error) {
+	const name = "agent"
+	l, err := listen(dir, name)
+	if err != nil {
+		return "", nil, err
+	}
+	return filepath.Join(dir, name), forward(l, serve), nil
 }
 
 // listen makes a socket in dir, whose path may be longer than the address of a socket.

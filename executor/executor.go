@@ -22,6 +22,8 @@ type Executor struct {
 	Disk   *cache.Store
 	// Locals holds the folders that llb.Local may name. The folders see through their own patterns.
 	Locals map[string]snapshot.Tree
+	// Remote pins and fetches what llb.HTTP and llb.Git name.
+	Remote Remote
 	// Log gives the writers for the output of a step.
 	Log func(v *llb.Vertex) (stdout, stderr io.Writer)
 	// Warn takes what the person who builds should know.
@@ -46,6 +48,15 @@ type Executor struct {
 	renewed renewed // the caches that this build has emptied
 }
 
+// A Remote knows the sources that lie elsewhere.
+type Remote interface {
+	// Pin returns what names the content of a source as it is now. Within a build it does not change. Nothing is
+	// downloaded if there is another way to know.
+	Pin(ctx context.Context, op llb.Op) (digest.Digest, error)
+	// Fetch returns the chain that holds what Pin has named.
+	Fetch(ctx context.Context, op llb.Op) (digest.Digest, error)
+}
+
 // EndSteps lets go of what is kept from one process for the next. The kernel takes a while for it, so it is for
 // as soon as none follows; one that follows nevertheless takes a little longer.
 func (x *Executor) EndSteps() { x.runner.Close() }
@@ -57,8 +68,11 @@ func (x *Executor) Close() error {
 }
 
 // Definition implements solver.Executor. What a step selects from a local folder is part of its definition,
-// by content: a folder has no other identity that holds on the next machine.
+// by content: a folder has no other identity that holds on the next machine. So it is with what lies elsewhere.
 func (x *Executor) Definition(ctx context.Context, v *llb.Vertex, inputs []cache.Key) (cache.Key, error) {
+	if v.Remote() {
+		return x.pinned(ctx, v)
+	}
 	h := digest.NewHasher("key.definition/v1")
 	h.Digest("op", llb.OpDigest(v.Op()))
 	for i, in := range v.Inputs() {
@@ -76,8 +90,22 @@ func (x *Executor) Definition(ctx context.Context, v *llb.Vertex, inputs []cache
 	return cache.Key(h.Sum()), nil
 }
 
+// pinned returns the key of a source that lies elsewhere: where it lies is not part of it.
+func (x *Executor) pinned(ctx context.Context, v *llb.Vertex) (cache.Key, error) {
+	pin, err := x.Remote.Pin(ctx, v.Op())
+	if err != nil {
+		return cache.Key{}, err
+	}
+	h := digest.NewHasher("key.remote/v1")
+	h.Digest("pin", pin)
+	return cache.Key(h.Sum()), nil
+}
+
 // Content implements solver.Executor.
 func (x *Executor) Content(ctx context.Context, v *llb.Vertex, inputs []digest.Digest) (cache.Key, error) {
+	if v.Remote() {
+		return x.pinned(ctx, v)
+	}
 	h := digest.NewHasher("key.content/v1")
 	h.Digest("op", llb.OpDigest(v.Op()))
 	for i := range v.Inputs() {
@@ -130,6 +158,8 @@ func (x *Executor) Execute(ctx context.Context, v *llb.Vertex, inputs []digest.D
 		return x.Layers.AppendImage(op.Layers)
 	case *llb.Local:
 		return digest.Digest{}, nil // read by the steps that select from it
+	case *llb.HTTP, *llb.Git:
+		return x.Remote.Fetch(ctx, op)
 	case *llb.File:
 		return x.file(ctx, v, op, inputs)
 	case *llb.Exec:

@@ -140,6 +140,12 @@ func (c *copier) extractLink(e snapshot.Entry, root, to string) error {
 	return c.out.Put(n, func() (io.ReadCloser, error) { return c.base.Open(target) })
 }
 
+// IsArchive reports whether r gives a tar archive, compressed or not: whether ADD would unpack it.
+func IsArchive(r io.Reader) bool {
+	plain, err := archiveReader(r)
+	return err == nil && plain != nil
+}
+
 // archiveReader returns the uncompressed bytes of r if they are a tar archive, and nil if not.
 func archiveReader(r io.Reader) (io.Reader, error) {
 	in := bufio.NewReaderSize(r, 64<<10)

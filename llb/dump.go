@@ -54,6 +54,14 @@ func (d *dumper) op(op Op) {
 	case *Local:
 		d.field("name", op.Name)
 		d.list("exclude", op.Exclude)
+	case *HTTP:
+		d.field("url", op.URL)
+		d.field("filename", op.Filename)
+		if !op.Checksum.IsZero() {
+			d.line("checksum %s", op.Checksum)
+		}
+	case *Git:
+		d.git(op)
 	case *Exec:
 		d.list("args", op.Args)
 		d.list("env", op.Env)
@@ -71,6 +79,24 @@ func (d *dumper) op(op Op) {
 	case *File:
 		for _, a := range op.Actions {
 			d.action(a)
+		}
+	}
+}
+
+func (d *dumper) git(op *Git) {
+	d.field("remote", op.Remote)
+	d.field("ref", op.Ref)
+	d.field("subdir", op.Subdir)
+	d.field("checksum", op.Checksum)
+	for _, f := range []struct {
+		name string
+		set  bool
+	}{
+		{"keep .git", op.KeepGitDir}, {"skip submodules", op.SkipSubmodules},
+		{"fetch by commit", op.FetchByCommit}, {"checkout time", op.CheckoutTime},
+	} {
+		if f.set {
+			d.line("%s", f.name)
 		}
 	}
 }

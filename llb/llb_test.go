@@ -21,6 +21,8 @@ func full() []llb.Op {
 	return []llb.Op{
 		&llb.Image{Layers: []digest.Digest{{1}, {2}}, Ref: "r"},
 		&llb.Local{Name: "context", Exclude: []string{"a", "b"}},
+		&llb.HTTP{URL: "https://h/f", Filename: "f", Checksum: digest.Digest{1}},
+		&llb.Git{Remote: "https://h/r.git", Ref: "r", Subdir: "s", Checksum: "c", KeepGitDir: true, SkipSubmodules: true, FetchByCommit: true, CheckoutTime: true},
 		&llb.Exec{Args: []string{"a", "b"}, Env: []string{"A=1"}, Cwd: "/", User: "u", Network: llb.NetworkNone, Hostname: "h",
 			Hosts: []llb.Host{{Name: "n", IP: "::1"}}, Proxy: []string{"http_proxy=x"}, Mounts: []llb.Mount{
 				{Type: llb.MountBind, Target: "/b", From: 1, Source: "/s", ReadOnly: true},

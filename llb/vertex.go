@@ -45,7 +45,7 @@ func (p Position) IsZero() bool { return p.Start == 0 }
 // String returns "Dockerfile:12".
 func (p Position) String() string { return fmt.Sprintf("%s:%d", p.File, p.Start) }
 
-// An Op is what a vertex does: *Image, *Local, *Exec or *File. The set is closed.
+// An Op is what a vertex does: *Image, *Local, *HTTP, *Git, *Exec or *File. The set is closed.
 type Op interface {
 	// hash writes every field that can change the result into h.
 	hash(h *digest.Hasher)

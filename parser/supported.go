@@ -2,7 +2,6 @@ package parser
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -24,11 +23,7 @@ var missing = []feature{
 
 	of("ADD --link", func(c *instructions.AddCommand) bool { return c.Link }),
 	of("ADD --exclude", func(c *instructions.AddCommand) bool { return len(c.ExcludePatterns) > 0 }),
-	of("ADD --checksum", func(c *instructions.AddCommand) bool { return c.Checksum != "" }),
-	of("ADD --keep-git-dir", func(c *instructions.AddCommand) bool { return c.KeepGitDir != nil }),
 	of("ADD with a symbolic --chmod", func(c *instructions.AddCommand) bool { return symbolic(c.Chmod) }),
-	of("ADD of a git ref", func(c *instructions.AddCommand) bool { return fetches(c, "git ref") }),
-	of("ADD of a URL", func(c *instructions.AddCommand) bool { return fetches(c, "URL") }),
 }
 
 // A feature is a part of the language and the test whether an instruction uses it.
@@ -65,29 +60,6 @@ func (f *File) supported() error {
 		}
 	}
 	return nil
-}
-
-func fetches(c *instructions.AddCommand, kind string) bool {
-	return slices.ContainsFunc(c.SourcePaths, func(s string) bool { return Remote(s) == kind })
-}
-
-var scpLike = regexp.MustCompile(`^[a-zA-Z0-9_-]+@[a-zA-Z0-9.-]+:`)
-
-// Remote tells whether a source of COPY or ADD is fetched from elsewhere: it
-// returns "URL", "git ref", or "" for a path.
-func Remote(source string) string {
-	switch {
-	case strings.HasPrefix(source, "http://"), strings.HasPrefix(source, "https://"):
-		address, _, _ := strings.Cut(source, "#")
-		address, _, _ = strings.Cut(address, "?")
-		if strings.HasSuffix(address, ".git") {
-			return "git ref"
-		}
-		return "URL"
-	case strings.HasPrefix(source, "git://"), strings.HasPrefix(source, "ssh://"), scpLike.MatchString(source):
-		return "git ref"
-	}
-	return ""
 }
 
 // symbolic tells "u+x" from a number, right or wrong; a variable is neither yet.

@@ -195,8 +195,11 @@ func (r *run) mustRunLocked(v *llb.Vertex) bool {
 	return f
 }
 
+// pinned reports whether v is a source whose content was known when the graph was made: there is nothing to remember.
+func pinned(v *llb.Vertex) bool { return len(v.Inputs()) == 0 && !v.Remote() }
+
 func (r *run) known(ctx context.Context, v *llb.Vertex) (digest.Digest, bool, error) {
-	if r.mustRun(v) || len(v.Inputs()) == 0 {
+	if r.mustRun(v) || pinned(v) {
 		return digest.Digest{}, false, nil
 	}
 	def, err := r.definition(ctx, v)
@@ -209,7 +212,7 @@ func (r *run) known(ctx context.Context, v *llb.Vertex) (digest.Digest, bool, er
 
 func (r *run) solve(ctx context.Context, v *llb.Vertex) (digest.Digest, error) {
 	return once(r, r.results, v.ID(), func() (digest.Digest, error) {
-		if len(v.Inputs()) == 0 { // a source was pinned when the graph was made: there is nothing to remember
+		if pinned(v) {
 			return r.execute(ctx, v, nil)
 		}
 		d, ok, err := r.known(ctx, v)
@@ -279,7 +282,7 @@ func (r *run) record(ctx context.Context, v *llb.Vertex, key cache.Key, d digest
 }
 
 func (r *run) execute(ctx context.Context, v *llb.Vertex, inputs []digest.Digest) (digest.Digest, error) {
-	if len(inputs) > 0 {
+	if !pinned(v) {
 		// Only now: a step that waits for its inputs must not hold a slot.
 		if err := r.slots.Acquire(ctx, 1); err != nil {
 			return digest.Digest{}, context.Cause(ctx)
@@ -298,7 +301,7 @@ func (r *run) execute(ctx context.Context, v *llb.Vertex, inputs []digest.Digest
 		}
 		r.Observer.Done(v, shown)
 	}
-	if len(inputs) == 0 {
+	if pinned(v) {
 		err = step(v, err)
 	}
 	return d, err

@@ -67,6 +67,13 @@ func NewLocal(dir string, patterns []string, index *StatIndex) (*Local, error) {
 	return l, nil
 }
 
+// Close closes the folder.
+func (l *Local) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.root.Close()
+}
+
 // Lstat implements snapshot.Tree.
 func (l *Local) Lstat(p string) (snapshot.Entry, bool, error) {
 	if p == "." {

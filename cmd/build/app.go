@@ -34,6 +34,7 @@ type app struct {
 	layers   *snapshot.Store
 	client   *source.Client
 	images   *source.Images
+	remote   *source.Remote
 	executor *executor.Executor
 
 	display    *progress.Display
@@ -55,7 +56,8 @@ func (a *app) open() error {
 	a.client = source.NewClient(version())
 	a.layers = snapshot.New(a.disk, a.client.Fetch)
 	a.images = source.NewImages(a.disk, a.layers, a.client)
-	a.executor = &executor.Executor{Layers: a.layers, Disk: a.disk, Locals: map[string]snapshot.Tree{}, Warn: a.warn, Now: time.Now, Root: sandbox.RootOverlay}
+	a.remote = source.NewRemote(a.disk, a.layers, version(), buildID())
+	a.executor = &executor.Executor{Layers: a.layers, Disk: a.disk, Remote: a.remote, Locals: map[string]snapshot.Tree{}, Warn: a.warn, Now: time.Now, Root: sandbox.RootOverlay}
 	return nil
 }
 
@@ -100,6 +102,7 @@ func (a *app) show(mode string) (func(), error) {
 		}
 	}
 	a.client.Progress = pulls(d)
+	a.remote.Progress = downloads(d)
 	return d.Close, nil
 }
 

@@ -13,6 +13,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 
+	"github.com/seed0570efb0/build/cache"
 	"github.com/seed0570efb0/build/executor"
 	"github.com/seed0570efb0/build/exporter"
 	"github.com/seed0570efb0/build/internal/digest"
@@ -27,11 +28,11 @@ import (
 func (a *app) buildCommand() *cobra.Command {
 	o := &buildOptions{}
 	c := &cobra.Command{
-		Use:   mainVerb + " [OPTIONS] PATH",
+		Use:   mainVerb + " [OPTIONS] PATH|URL|-",
 		Short: "Build an image from a Dockerfile; the verb itself may be left out",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
-				return usagef("the context is often the current folder: build -t NAME .", "one PATH is needed, %d are given", len(args))
+				return usagef("the context is often the current folder: build -t NAME .", "one PATH, URL or - is needed, %d are given", len(args))
 			}
 			return nil
 		},
@@ -46,7 +47,10 @@ func (a *app) buildCommand() *cobra.Command {
 type plan struct {
 	*buildOptions
 	file     *parser.File
-	context  string // the folder
+	context  string      // the folder, or where the context lies else
+	kind     contextKind // which of these
+	main     *llb.Vertex // the context, when it is not a folder
+	stdin    *cache.TempDir
 	ignore   []string
 	platform ocispec.Platform
 	args     map[string]string
@@ -70,8 +74,9 @@ func (a *app) build(ctx context.Context, o *buildOptions, path string) error {
 	if err := a.open(); err != nil {
 		return err
 	}
-	a.executor.Secrets, a.executor.Agents = p.secret, p.agents
+	a.useSecrets(p)
 	defer a.executor.Close()
+	defer a.closeContext(p)
 	mode := o.progress
 	if o.quiet {
 		mode = "quiet"
@@ -81,6 +86,9 @@ func (a *app) build(ctx context.Context, o *buildOptions, path string) error {
 		return err
 	}
 	defer done()
+	if err := a.loadContext(ctx, p); err != nil {
+		return err
+	}
 	if err := a.lower(ctx, p); err != nil {
 		return err
 	}
@@ -110,7 +118,7 @@ func (a *app) build(ctx context.Context, o *buildOptions, path string) error {
 	return a.records(p, results)
 }
 
-// plan checks the command line and reads the Dockerfile.
+// plan checks the command line and reads the Dockerfile, if it is a file here.
 func (a *app) plan(o *buildOptions, path string) (*plan, error) {
 	p := &plan{buildOptions: o, context: path}
 	if _, err := parseIsolation(a.isolation); err != nil {
@@ -119,10 +127,7 @@ func (a *app) plan(o *buildOptions, path string) (*plan, error) {
 	if _, _, err := o.limits.limits(); err != nil {
 		return nil, err
 	}
-	if err := checkContext(path); err != nil {
-		return nil, err
-	}
-	for _, f := range []func(*plan) error{planFlags, planSecrets, planOutputs, a.readDockerfile, planIgnore} {
+	for _, f := range []func(*plan) error{planContext, planFlags, planSecrets, planOutputs, a.readDockerfile, planIgnore} {
 		if err := f(p); err != nil {
 			return nil, err
 		}
@@ -144,8 +149,10 @@ func (a *app) lower(ctx context.Context, p *plan) error {
 	if opt.NamedContexts, err = a.namedContexts(p); err != nil {
 		return err
 	}
-	if err := a.local(p, "context", p.context, p.ignore); err != nil {
-		return err
+	if opt.Context = p.main; p.main == nil {
+		if err := a.local(p, "context", p.context, p.ignore); err != nil {
+			return err
+		}
 	}
 	if p.lowered, err = lower.Lower(ctx, p.file, opt); err != nil {
 		return err

@@ -11,34 +11,51 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/seed0570efb0/build/llb"
 	"github.com/seed0570efb0/build/llb/lower"
 	"github.com/seed0570efb0/build/parser"
 	"github.com/seed0570efb0/build/source"
 )
 
-// checkContext checks the PATH of a build.
-func checkContext(path string) error {
-	switch kind := parser.Remote(path); {
-	case path == "-":
-		return usagef("name a folder", "a context on standard input is not supported by this version")
-	case kind != "":
-		return usagef("check it out, and name the folder", "a context at a %s is not supported by this version", kind)
-	}
-	if fi, err := os.Stat(path); err != nil {
-		return &usageError{fmt.Errorf("context %s: %w", path, err.(*fs.PathError).Err), ""}
-	} else if !fi.IsDir() {
-		return usagef("the context is a folder; name the Dockerfile with -f", "context %s: not a directory", path)
+// A contextKind is where the context of a build lies.
+type contextKind int
+
+const (
+	contextFolder contextKind = iota
+	contextStdin              // a Dockerfile or an archive on standard input
+	contextGit
+	contextURL // a Dockerfile or an archive
+)
+
+// planContext looks at the PATH of a build. A folder wins over an address that looks like it.
+func planContext(p *plan) error {
+	fi, err := os.Stat(p.context)
+	switch {
+	case p.context == "-":
+		p.kind = contextStdin
+		if p.buildOptions.file == "-" {
+			return usagef("name a folder, or the Dockerfile", "invalid argument: can't use stdin for both build context and dockerfile")
+		}
+	case err == nil && fi.IsDir():
+	case gitContext(p.context) != nil:
+		p.kind = contextGit
+	case parser.Remote(p.context) == "URL":
+		p.kind = contextURL
+	case err != nil:
+		return &usageError{fmt.Errorf("context %s: %w", p.context, err.(*fs.PathError).Err), ""}
+	default:
+		return usagef("the context is a folder; name the Dockerfile with -f", "context %s: not a directory", p.context)
 	}
 	return nil
 }
 
-// readDockerfile reads and parses the Dockerfile. Without -f, one called "dockerfile" will do too.
+// readDockerfile reads the Dockerfile when it is a file here. Without -f, one called "dockerfile" will do too.
 func (a *app) readDockerfile(p *plan) error {
 	path := p.buildOptions.file
-	switch path {
-	case "-":
-		return usagef("write it to a file", "a Dockerfile on standard input is not supported by this version")
-	case "":
+	if p.kind != contextFolder || path == "-" || parser.Remote(path) == "URL" {
+		return nil // loadContext does
+	}
+	if path == "" {
 		path = filepath.Join(p.context, "Dockerfile")
 		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 			if lower := filepath.Join(p.context, "dockerfile"); exists(lower) {
@@ -51,8 +68,13 @@ func (a *app) readDockerfile(p *plan) error {
 		return usagef("name it with -f", "failed to read dockerfile: %w", err)
 	}
 	p.buildOptions.file = path
+	return a.parse(p, filepath.Base(path), data)
+}
+
+// parse reads the text of the Dockerfile.
+func (a *app) parse(p *plan, name string, data []byte) (err error) {
 	a.dockerfile = data
-	p.file, err = parser.Parse(filepath.Base(path), data)
+	p.file, err = parser.Parse(name, data)
 	return err
 }
 
@@ -61,9 +83,17 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// planIgnore reads the ignore patterns: those beside the Dockerfile under its name take the place of the context's.
+// planIgnore reads the ignore patterns of a folder: those beside the Dockerfile under its name take the place of
+// the context's. What lies elsewhere is taken as it is.
 func planIgnore(p *plan) (err error) {
-	p.ignore, err = readIgnore(p.buildOptions.file+".dockerignore", filepath.Join(p.context, ".dockerignore"))
+	if p.kind != contextFolder {
+		return nil
+	}
+	paths := []string{filepath.Join(p.context, ".dockerignore")}
+	if p.file != nil {
+		paths = append([]string{p.buildOptions.file + ".dockerignore"}, paths...)
+	}
+	p.ignore, err = readIgnore(paths...)
 	return err
 }
 
@@ -106,26 +136,65 @@ func (a *app) namedContexts(p *plan) (map[string]lower.Context, error) {
 		if !ok || name == "" || value == "" {
 			return nil, usagef("it looks like base=oci-layout://DIR", "--build-context %s: no NAME=VALUE", text)
 		}
-		switch ref, isImage := strings.CutPrefix(value, "docker-image://"); {
-		case isImage, strings.HasPrefix(value, "oci-layout://"):
-			out[name] = lower.Context{Image: func(ctx context.Context, platform ocispec.Platform) (*lower.Image, error) {
-				return a.resolve(ctx, ref, platform, p.pull)
-			}}
-		case parser.Remote(value) != "":
-			return nil, usagef("check it out, and name the folder", "--build-context %s: a %s is not supported by this version", text, parser.Remote(value))
-		default:
-			ignore, err := readIgnore(filepath.Join(value, ".dockerignore"))
-			if err != nil {
-				return nil, err
-			}
-			local := "context:" + name
-			if err := a.local(p, local, value, ignore); err != nil {
-				return nil, err
-			}
-			out[name] = lower.Context{Local: local, Exclude: ignore}
+		c, err := a.namedContext(p, name, value)
+		if err != nil {
+			return nil, err
 		}
+		out[name] = c
 	}
 	return out, nil
+}
+
+// imageSchemes start the value of a --build-context that is an image: as docker writes it, and as podman does too.
+var imageSchemes = []string{"docker-image://", "container-image://", "docker://"}
+
+// namedContext reads the value of one --build-context. Nothing of it is fetched.
+func (a *app) namedContext(p *plan, name, value string) (lower.Context, error) {
+	image := func(ref string) lower.Context {
+		return lower.Context{Image: func(ctx context.Context, platform ocispec.Platform) (*lower.Image, error) {
+			return a.resolve(ctx, ref, platform, p.pull)
+		}}
+	}
+	for _, scheme := range imageSchemes {
+		if ref, ok := strings.CutPrefix(value, scheme); ok && ref == "scratch" {
+			return lower.Context{Image: scratchImage}, nil
+		} else if ok {
+			return image(ref), nil
+		}
+	}
+	for _, scheme := range []string{"target:", "input:"} {
+		if strings.HasPrefix(value, scheme) {
+			return lower.Context{}, usagef("build that target to a folder or an OCI layout and name it", "--build-context %s=%s: other targets are for docker buildx bake", name, value)
+		}
+	}
+	label := "[context " + name + "] load "
+	switch git := gitContext(value); {
+	case strings.HasPrefix(value, "oci-layout://"):
+		return image(value), nil
+	case git != nil:
+		if git.err != nil {
+			return lower.Context{}, usagef("", "--build-context %s: %w", name, git.err)
+		}
+		return lower.Context{Source: llb.New(git.op, nil, llb.Meta{Label: label + git.op.Name()})}, nil
+	case parser.Remote(value) == "URL":
+		op := &llb.HTTP{URL: value, Filename: contextFile}
+		return lower.Context{Source: llb.New(op, nil, llb.Meta{Label: label + op.Name()})}, nil
+	}
+	ignore, err := readIgnore(filepath.Join(value, ".dockerignore"))
+	if err != nil {
+		return lower.Context{}, err
+	}
+	local := "context:" + name
+	return lower.Context{Local: local, Exclude: ignore}, a.local(p, local, value, ignore)
+}
+
+// scratchImage is the image without anything.
+func scratchImage(_ context.Context, p ocispec.Platform) (*lower.Image, error) {
+	img := &lower.Image{}
+	img.Config.Platform = p
+	img.Config.RootFS.Type = "layers"
+	img.Config.Config.WorkingDir = "/"
+	return img, nil
 }
 
 // resolve finds out what an image is, without its layers.

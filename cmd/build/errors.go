@@ -71,6 +71,7 @@ func (a *app) explain(err error) (code int, text, hint string) {
 		host  *userns.HostError
 		store *cache.StoreError
 		image *source.ImageError
+		far   *source.RemoteError
 	)
 	text = err.Error()
 	switch {
@@ -91,6 +92,8 @@ func (a *app) explain(err error) (code int, text, hint string) {
 		return exitFailed, text, image.Hint
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return exitFailed, text, "the disk is full: free some space, or name another folder with --root; the store is sound"
+	case errors.As(err, &far):
+		return exitFailed, text, far.Hint
 	}
 	return exitFailed, text, stepHint(err)
 }

@@ -30,10 +30,10 @@ type buildOptions struct {
 // flags makes the flags, whose values are checked by planFlags and its like.
 func (o *buildOptions) flags(f *pflag.FlagSet) {
 	f.SortFlags = true
-	f.StringVarP(&o.file, "file", "f", "", "the Dockerfile (default PATH/Dockerfile)")
+	f.StringVarP(&o.file, "file", "f", "", "the Dockerfile: a file, a URL, or - for standard input (default PATH/Dockerfile); in a context that is no folder, a path in it")
 	f.StringArrayVarP(&o.tags, "tag", "t", nil, "name of the image, as NAME[:TAG]; may be repeated")
 	f.StringArrayVar(&o.args, "build-arg", nil, "value of an ARG, as KEY=VALUE, or KEY for that of the environment")
-	f.StringArrayVar(&o.contexts, "build-context", nil, "a stage or image under another name, as NAME=PATH, NAME=docker-image://REF or NAME=oci-layout://DIR[:TAG]")
+	f.StringArrayVar(&o.contexts, "build-context", nil, "a stage or image under another name, as NAME=PATH, NAME=docker-image://REF, NAME=oci-layout://DIR[:TAG] or NAME=URL; NAME::PLATFORM is for one platform")
 	f.StringVar(&o.target, "target", "", "the stage to build (default the last one)")
 	f.StringVar(&o.platform, "platform", "", "the platform to build for (default that of this machine)")
 	f.StringArrayVar(&o.labels, "label", nil, "label of the image, as KEY=VALUE")

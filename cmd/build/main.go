@@ -95,7 +95,7 @@ func withVerb(root *cobra.Command, args []string) []string {
 // command returns the whole command line interface.
 func (a *app) command() *cobra.Command {
 	root := &cobra.Command{
-		Use:   "build [OPTIONS] PATH",
+		Use:   "build [OPTIONS] PATH|URL|-",
 		Short: "Build an OCI image from a Dockerfile, without a daemon and without root",
 		Long: `build turns a Dockerfile into an OCI image, without a daemon and without root.
 

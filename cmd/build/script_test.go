@@ -25,6 +25,7 @@ func tb(ts *testscript.TestScript) testing.TB { return ts.Value(tbKey{}).(testin
 
 // setup gives a script a store, a home and a registry of its own.
 //
+//	$WEB              a server of files and git repositories: see web
 //	$REGISTRY         host and port of a registry that holds busybox:latest
 //	$BUILD_ROOT       the store, which is empty
 //	$SMALL_DISK       a file system of 6 MB, or nothing where none can be mounted; one script may use it
@@ -34,6 +35,7 @@ func setup(env *testscript.Env, disk string) error {
 	r := newRegistry(t)
 	env.Values[registryKey{}] = r
 	env.Values[tbKey{}] = t
+	newWeb(env)
 	home := filepath.Join(env.WorkDir, ".home")
 	store := filepath.Join(env.WorkDir, ".store")
 	for k, v := range map[string]string{
@@ -72,6 +74,9 @@ func condition(name, disk string) (bool, error) {
 // commands are what scripts have beside the commands of testscript.
 var commands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
 	"registry":     registryCommand,
+	"web":          webCommand,
+	"repo":         repoCommand,
+	"git":          gitCommand,
 	"nothing-left": nothingLeft,
 	"no-process":   noProcessLeft,
 	"tar":          makeTar,

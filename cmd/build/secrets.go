@@ -3,6 +3,7 @@ package main
 import (
 	"net"
 
+	"github.com/seed0570efb0/build/executor"
 	"github.com/seed0570efb0/build/source"
 )
 
@@ -27,6 +28,15 @@ func planSecrets(p *plan) error {
 		p.agents[a.ID] = a.Serve
 	}
 	return nil
+}
+
+// useSecrets makes the secrets and the agents of the command line known to all who may ask for them.
+func (a *app) useSecrets(p *plan) {
+	a.executor.Secrets, a.executor.Agents = p.secret, p.agents
+	a.remote.Secrets = p.secret
+	if serve := p.agents["default"]; serve != nil {
+		a.remote.Agent = func(dir string) (string, func(), error) { return executor.ServeAgent(dir, serve) }
+	}
 }
 
 // secret returns the value of a secret of the command line.

@@ -15,6 +15,7 @@ type buildCase struct {
 	name string
 	args []string // options of the build
 	dir  string   // a copy that every user can read, prepared and without what is not of the context
+	web  string   // where its folder web is served
 }
 
 // cases returns all cases, ready to be built.
@@ -25,18 +26,19 @@ func cases(t *testing.T) []*buildCase {
 		t.Fatalf("no cases: %v", err)
 	}
 	dir := tempDir(t)
+	web := newWeb(t, dir)
 	var list []*buildCase
 	for _, f := range files {
-		list = append(list, newCase(t, f, dir))
+		list = append(list, newCase(t, f, dir, web))
 	}
 	return list
 }
 
-func newCase(t *testing.T, dockerfile, dir string) *buildCase {
+func newCase(t *testing.T, dockerfile, dir, web string) *buildCase {
 	t.Helper()
 	from := filepath.Dir(dockerfile)
 	c := &buildCase{name: filepath.Base(from)}
-	c.dir = filepath.Join(dir, c.name)
+	c.dir, c.web = filepath.Join(dir, c.name), web+"/"+c.name
 	output(t, exec.Command("cp", "-r", from, c.dir))
 	output(t, exec.Command("chmod", "-R", "u=rwX,go=rX", c.dir)) // whatever the umask of the checkout
 	if _, err := os.Stat(filepath.Join(c.dir, "prepare.sh")); err == nil {
@@ -55,7 +57,7 @@ func newCase(t *testing.T, dockerfile, dir string) *buildCase {
 	}
 	for line := range strings.Lines(string(text)) {
 		if options, ok := strings.CutPrefix(line, "#opt:"); ok {
-			c.args = append(c.args, strings.Fields(strings.ReplaceAll(options, "$CONTEXT", c.dir))...)
+			c.args = append(c.args, strings.Fields(strings.NewReplacer("$CONTEXT", c.dir, "$WEB", c.web).Replace(options))...)
 		}
 	}
 	return c

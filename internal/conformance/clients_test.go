@@ -30,7 +30,7 @@ func newProduct(t *testing.T) *product {
 	t.Helper()
 	p := &product{account: accounts(t)[0], dir: tempDir(t)}
 	p.oci, p.docker = filepath.Join(p.dir, "oci.tar"), filepath.Join(p.dir, "docker.tar")
-	c := newCase(t, filepath.Join(casesDir, "image_everything/Dockerfile"), p.dir)
+	c := newCase(t, filepath.Join(casesDir, "image_everything/Dockerfile"), p.dir, "")
 	context := "busybox=oci-layout://" + base(t)
 	p.account.build(t, "--build-context", context, "-t", "app:1", "-o", "type=oci,dest="+p.oci, "-o", "type=image", c.dir)
 	p.account.build(t, "--build-context", context, "-t", "app:1", "-t", "other.example/app:2", "-o", "type=docker,dest="+p.docker, c.dir)

@@ -2,7 +2,8 @@
 // what others make of the same input. There is nothing else in it.
 //
 // The inputs are the folders of testdata/dockerfiles. Each is a build context with a Dockerfile, whose first
-// comment says what it shows; "#opt:" comments in it are options of the build. What cannot be checked
+// comment says what it shows; "#opt:" comments in it are options of the build, in which $CONTEXT is the folder and
+// $WEB the address of a server with what is in its folder web. What cannot be checked
 // in, like a fifo or a hard link, is made by prepare.sh in a copy of the folder. expect.txt is the outcome:
 // config, history, and what is in the file system beyond the tests' base image, or the error. A graph.golden is the
 // graph of the case, for the tests of package lower.

@@ -68,13 +68,13 @@ func (c *buildCase) outcome(t *testing.T, a *account) string {
 	case err != nil:
 		t.Fatal(err)
 	}
-	return describe(t, openArchive(t, archive))
+	return strings.NewReplacer(c.web, "WEB", strings.TrimSuffix(c.web, "/"+c.name), "WEB").Replace(describe(t, openArchive(t, archive)))
 }
 
 // message returns the lines of standard error that say what is wrong and what to do.
 func (c *buildCase) message(stderr string) string {
 	var b strings.Builder
-	for line := range strings.Lines(strings.ReplaceAll(stderr, c.dir, "CONTEXT")) {
+	for line := range strings.Lines(strings.NewReplacer(c.dir, "CONTEXT", c.web, "WEB").Replace(stderr)) {
 		if strings.HasPrefix(line, "build: ") || strings.HasPrefix(line, "hint: ") {
 			b.WriteString("  " + line)
 		}

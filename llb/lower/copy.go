@@ -54,6 +54,8 @@ func (s *stage) copySource(from string) (*llb.Vertex, error) {
 type transfer struct {
 	paths        *instructions.SourcesAndDest
 	chown, chmod *string
+	// remote returns what lies elsewhere under the name of a source, or nil for a path. COPY has none.
+	remote func(src string) (*remote, error)
 }
 
 func (s *stage) expandTransfer(t transfer) (err error) {
@@ -88,18 +90,15 @@ func (s *stage) transfer(name string, t transfer, input *llb.Vertex, unpack bool
 	if err != nil {
 		return err
 	}
+	actions, inputs, err := s.copies(t, op, input)
+	if err != nil {
+		return err
+	}
 	for _, src := range t.paths.SourcePaths {
-		clean := path.Join("/", src) // never above the root
-		op.Sources = append(op.Sources, llb.Source{Path: clean, Wildcard: hasWildcard(clean)})
 		text += " " + src
 	}
 	for _, doc := range t.paths.SourceContents {
 		text += " <<" + doc.Path
-	}
-	var actions []llb.Action
-	var inputs []*llb.Vertex
-	if len(op.Sources) > 0 {
-		actions, inputs = append(actions, op), append(inputs, input)
 	}
 	if documents != nil {
 		actions, inputs = append(actions, copyDocuments), append(inputs, documents)
@@ -107,6 +106,40 @@ func (s *stage) transfer(name string, t transfer, input *llb.Vertex, unpack bool
 	}
 	s.step(&llb.File{Actions: actions}, s.describe(s.current.Command.(fmt.Stringer).String(), s.lex, s.env), inputs...)
 	return s.record(text+" "+t.paths.DestPath+" # buildkit", true)
+}
+
+// copies returns the copies of the sources, each like op, with the inputs that they read. Sources that follow
+// each other in input are one copy; what lies elsewhere is one each.
+func (s *stage) copies(t transfer, op *llb.Copy, input *llb.Vertex) (actions []llb.Action, inputs []*llb.Vertex, err error) {
+	var last *llb.Copy // from input
+	from := 0          // of input
+	for _, src := range t.paths.SourcePaths {
+		if t.remote != nil {
+			far, err := t.remote(src)
+			if err != nil {
+				return nil, nil, err
+			}
+			if far != nil {
+				inputs = append(inputs, far.vertex)
+				c := *op
+				c.From, c.Sources, c.Unpack = len(inputs), []llb.Source{{Path: far.path}}, far.unpack
+				actions, last = append(actions, &c), nil
+				continue
+			}
+		}
+		if from == 0 {
+			inputs = append(inputs, input)
+			from = len(inputs)
+		}
+		if last == nil {
+			c := *op
+			c.From, last = from, &c
+			actions = append(actions, last)
+		}
+		clean := path.Join("/", src) // never above the root
+		last.Sources = append(last.Sources, llb.Source{Path: clean, Wildcard: hasWildcard(clean)})
+	}
+	return actions, inputs, nil
 }
 
 // destination returns the absolute path of dest. A trailing slash stays, and

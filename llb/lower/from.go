@@ -35,7 +35,7 @@ func (s *stage) readFrom() (err error) {
 		return err
 	}
 	if s.from.Name != "" {
-		s.context = s.namedContext(s.from.Name)
+		s.context = s.namedContext(s.from.Name, s.platform)
 	}
 	if s.context == nil {
 		s.parent = s.byName[s.base]
@@ -153,7 +153,7 @@ func (s *stage) imageKey() (imageKey, *Context, error) {
 		}
 		return imageKey{}, nil, s.fromError(fmt.Errorf("image name %q: %w", s.base, err), hint)
 	}
-	if c := s.namedContext(s.base); c != nil {
+	if c := s.namedContext(s.base, s.platform); c != nil {
 		name, _ := contextName(s.base)
 		return imageKey{name, true, platform}, c, nil
 	}
@@ -241,10 +241,13 @@ func (s *stage) startImage(img *Image) {
 	s.warnPlatform(img.Config.Platform)
 }
 
-// startFolder starts from the files of a folder. They are one layer, which
+// startFolder starts from the files of a folder, here or elsewhere. They are one layer, which
 // the history must account for.
 func (s *stage) startFolder(c *Context) {
-	folder := s.localContext(c.Local, c.Exclude, fmt.Sprintf("[context %s] load files", c.Local))
+	folder := c.Source
+	if folder == nil {
+		folder = s.localContext(c.Local, c.Exclude, fmt.Sprintf("[context %s] load files", c.Local))
+	}
 	if s.context != nil || s.isImage {
 		s.folder = folder
 	}

@@ -38,8 +38,10 @@ type Image struct {
 }
 
 // A Context is what --build-context puts in the place of the stage or the
-// image of a name: a folder if Local is set, or else an image.
+// image of a name: a folder if Local is set, files that lie elsewhere if Source is, or else an image.
 type Context struct {
+	// Source has the files, which are all of its root.
+	Source *llb.Vertex
 	// Local is the name of the folder, as in llb.Local.
 	Local string
 	// Exclude holds the patterns of the folder's own .dockerignore.
@@ -70,10 +72,12 @@ type Options struct {
 	// NoCache runs every step anew, NoCacheFilter those of the stages it names.
 	NoCache       bool
 	NoCacheFilter []string
-	// Ignore holds the patterns of the main context's .dockerignore.
+	// Context is the main context; nil is the folder called "context".
+	Context *llb.Vertex
+	// Ignore holds the patterns of the main context's .dockerignore, when it is a folder.
 	Ignore []string
 	// NamedContexts stand in for the stages and images of their names; a name
-	// with the tag latest is the one without a tag.
+	// with the tag latest is the one without a tag. "NAME::PLATFORM" does so on that platform, where it wins.
 	NamedContexts map[string]Context
 	// Resolve finds an image by its full name. It is called at most once per
 	// name and platform, in parallel, and only for images that the build reaches.
@@ -167,7 +171,12 @@ func newLowering(f *parser.File, opt Options) (*lowering, error) {
 		l.opt.Network = llb.NetworkDefault
 	}
 	for name, c := range opt.NamedContexts {
+		name, platform, only := strings.Cut(name, "::")
 		key, ok := contextName(name)
+		if only {
+			p, err := platforms.Parse(platform)
+			key, ok = platformKey(key, p), ok && err == nil
+		}
 		if !ok {
 			return nil, fmt.Errorf("invalid context name %q", name)
 		}
@@ -182,14 +191,21 @@ func newLowering(f *parser.File, opt Options) (*lowering, error) {
 	return l, l.addGlobals()
 }
 
-// namedContext returns the --build-context that stands in for name, if any.
-func (l *lowering) namedContext(name string) *Context {
+// platformKey names the context that stands in for name on one platform only.
+func platformKey(name string, p ocispec.Platform) string {
+	return name + "::" + platforms.FormatAll(platforms.Normalize(p))
+}
+
+// namedContext returns the --build-context that stands in for name on platform p, if any.
+func (l *lowering) namedContext(name string, p ocispec.Platform) *Context {
 	if strings.EqualFold(name, "scratch") || strings.EqualFold(name, "context") {
 		return nil // reserved
 	}
 	if key, ok := contextName(name); ok {
-		if c, ok := l.contexts[key]; ok {
-			return &c
+		for _, key := range []string{platformKey(key, p), key} {
+			if c, ok := l.contexts[key]; ok {
+				return &c
+			}
 		}
 	}
 	return nil
@@ -215,6 +231,9 @@ func (l *lowering) localContext(name string, exclude []string, label string) *ll
 }
 
 func (l *lowering) mainContext() *llb.Vertex {
+	if l.opt.Context != nil {
+		return l.opt.Context
+	}
 	return l.localContext("context", l.opt.Ignore, "[internal] load build context")
 }
 
