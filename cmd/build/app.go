@@ -96,11 +96,7 @@ func (a *app) show(mode string) (func(), error) {
 	}
 	a.display = d
 	a.executor.Log = d.Log
-	a.executor.Usage = func(v *llb.Vertex, u sandbox.Usage) {
-		if u.CPU >= notableCPU {
-			d.Note(v, usageText(u))
-		}
-	}
+	a.executor.Usage = func(v *llb.Vertex, u sandbox.Usage) { d.Use(v, progress.Usage(u)) }
 	a.client.Progress = pulls(d)
 	a.remote.Progress = downloads(d)
 	return d.Close, nil

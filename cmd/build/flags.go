@@ -50,7 +50,7 @@ func (o *buildOptions) flags(f *pflag.FlagSet) {
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but the image's ID")
 	f.StringVar(&o.iidFile, "iidfile", "", "write the image's ID to this file")
 	f.StringVar(&o.metadataFile, "metadata-file", "", "write digests and names to this file, as JSON")
-	f.StringVar(&o.progress, "progress", envOr("BUILDKIT_PROGRESS", "auto"), "how to show progress: auto, tty, plain or quiet")
+	f.StringVar(&o.progress, "progress", envOr("BUILDKIT_PROGRESS", "auto"), "how to show progress: auto, tty, plain, rawjson or quiet")
 	f.Int64Var(&o.jobs, "jobs", int64(max(4*runtime.NumCPU(), 16)), "how many steps may run at once")
 	o.limits.flags(f)
 }

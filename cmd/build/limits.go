@@ -1,10 +1,8 @@
 package main
 
 import (
-	"fmt"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/docker/go-units"
 	"github.com/spf13/pflag"
@@ -95,19 +93,4 @@ func (a *app) limit(o *limitOptions) error {
 	}
 	a.executor.Limits, a.executor.ShmSize = l, shm
 	return nil
-}
-
-// notableCPU is how much a step uses before people are told how much that was.
-const notableCPU = time.Second
-
-// usageText is what a step has used, as the log shows it behind its time.
-func usageText(u sandbox.Usage) string {
-	text := fmt.Sprintf("(cpu %.1fs, memory %s", u.CPU.Seconds(), units.BytesSize(float64(u.Memory)))
-	if u.Read > 0 {
-		text += ", read " + units.BytesSize(float64(u.Read))
-	}
-	if u.Written > 0 {
-		text += ", written " + units.BytesSize(float64(u.Written))
-	}
-	return text + ")"
 }

@@ -19,7 +19,7 @@ func (a *app) pushCommand() *cobra.Command {
 			return a.send(c.Context(), mode, args[0], exporter.Output{Type: exporter.TypeRegistry})
 		},
 	}
-	c.Flags().StringVar(&mode, "progress", envOr("BUILDKIT_PROGRESS", "auto"), "how to show progress: auto, tty, plain or quiet")
+	c.Flags().StringVar(&mode, "progress", envOr("BUILDKIT_PROGRESS", "auto"), "how to show progress: auto, tty, plain, rawjson or quiet")
 	return c
 }
 
@@ -44,7 +44,7 @@ func (a *app) saveCommand() *cobra.Command {
 	f := c.Flags()
 	f.StringVarP(&dest, "output", "o", "-", "the file to write, - for standard output")
 	f.StringVar(&format, "format", exporter.TypeDocker, "docker, which docker load and podman load read, or oci, an OCI layout")
-	f.StringVar(&mode, "progress", envOr("BUILDKIT_PROGRESS", "auto"), "how to show progress: auto, tty, plain or quiet")
+	f.StringVar(&mode, "progress", envOr("BUILDKIT_PROGRESS", "auto"), "how to show progress: auto, tty, plain, rawjson or quiet")
 	return c
 }
 

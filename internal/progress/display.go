@@ -49,12 +49,15 @@ type build struct {
 type view interface {
 	// say adds a line to the log of s. An empty text announces s; a nil step means the whole build.
 	say(s *Step, text string)
+	// tell is say for views that programs read.
+	tell(n news)
 	// draw returns what is to be written now. After the last call there is no other.
 	draw(b build, now time.Time, last bool) []byte
 }
 
 // New returns a display that writes to stderr until it is closed. The mode is "plain" for a log, "tty" for a
-// live view, "quiet" for nothing, or "auto" (or ""): tty when stderr is a terminal that can move its cursor,
+// live view, "rawjson" for a line of JSON with the fields of BuildKit's SolveStatus whenever something has happened,
+// "quiet" for nothing, or "auto" (or ""): tty when stderr is a terminal that can move its cursor,
 // else plain. Colours are left out when NO_COLOR is set.
 func New(mode string, stderr io.Writer) (*Display, error) {
 	file, _ := stderr.(*os.File)
@@ -72,10 +75,12 @@ func New(mode string, stderr io.Writer) (*Display, error) {
 		return start(stderr, newLive(file)), nil
 	case "plain":
 		return start(stderr, newPlain()), nil
-	case "quiet":
+	case "rawjson":
+		return start(stderr, &rawJSON{}), nil
+	case "quiet", "none":
 		return start(io.Discard, quiet{}), nil
 	}
-	return nil, fmt.Errorf("progress %q: unknown mode; use auto, plain, tty or quiet", mode)
+	return nil, fmt.Errorf("progress %q: unknown mode; use auto, plain, tty, rawjson or quiet", mode)
 }
 
 func start(out io.Writer, v view) *Display {
@@ -170,47 +175,59 @@ func (d *Display) Tail(v *llb.Vertex) []string {
 	return nil
 }
 
-// Note adds text to the line that will say that the step of a vertex is done.
-func (d *Display) Note(v *llb.Vertex, text string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.vertex(v).note = oneLine(text)
-}
-
 // Step shows that something is running which is not a vertex, like a push.
 func (d *Display) Step(name string) *Step {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.step(name)
+	return d.step(name, nil)
+}
+
+// Use keeps what the step of a vertex has used.
+func (d *Display) Use(v *llb.Vertex, u Usage) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := d.vertex(v)
+	s.usage = &u
+	if u.CPU >= notableCPU {
+		s.note = u.text()
+	}
 }
 
 // Warn shows a warning about the whole build.
-func (d *Display) Warn(text string) {
+func (d *Display) Warn(text string) { d.WarnAbout(Warning{Level: 1, Short: []byte(text)}) }
+
+// WarnAbout shows a warning about a place in the Dockerfile.
+func (d *Display) WarnAbout(w Warning) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.view.say(nil, "WARNING: "+oneLine(text))
+	d.view.say(nil, "WARNING: "+oneLine(string(w.Short)))
+	d.view.tell(news{warning: &w})
 }
 
 // vertex returns the step that runs v.
 func (d *Display) vertex(v *llb.Vertex) *Step {
 	s := d.steps[v.ID()]
 	if s == nil {
-		s = d.step(v.Meta().Label)
+		s = d.step(v.Meta().Label, v)
 		d.steps[v.ID()] = s
 	}
 	return s
 }
 
-func (d *Display) step(name string) *Step {
+// step begins a step, of a vertex unless that is nil.
+func (d *Display) step(name string, v *llb.Vertex) *Step {
 	s := &Step{
 		display: d,
+		vertex:  v,
 		number:  len(d.build.steps) + 1,
 		name:    oneLine(name),
 		began:   time.Now(),
 	}
 	s.stdout.step, s.stderr.step = s, s
+	s.stdout.number, s.stderr.number = 1, 2
 	d.build.steps = append(d.build.steps, s)
 	d.view.say(s, "")
+	d.view.tell(news{step: s})
 	return s
 }
 
@@ -230,4 +247,5 @@ func outcome(err error) state {
 type quiet struct{}
 
 func (quiet) say(*Step, string)                  {}
+func (quiet) tell(news)                          {}
 func (quiet) draw(build, time.Time, bool) []byte { return nil }

@@ -41,16 +41,22 @@ func check(t *testing.T, got, want string) {
 	}
 }
 
-func TestNoteStandsBehindTheTime(t *testing.T) {
-	run := vertex("RUN make")
+func TestUsageStandsBehindTheTime(t *testing.T) {
+	run, small := vertex("RUN make"), vertex("RUN true")
 	check(t, logOf(t, func(d *Display) {
 		d.Started(run)
 		time.Sleep(2 * time.Second)
-		d.Note(run, "(cpu 1.5s)")
+		d.Use(run, Usage{CPU: 1500 * time.Millisecond, Memory: 3 << 20, Written: 1 << 10})
 		d.Done(run, nil)
+		d.Started(small)
+		d.Use(small, Usage{CPU: time.Millisecond, Memory: 1 << 20})
+		d.Done(small, nil)
 	}), `
 #1 RUN make
-#1 DONE 2.0s (cpu 1.5s)
+#1 DONE 2.0s (cpu 1.5s, memory 3MiB, written 1KiB)
+
+#2 RUN true
+#2 DONE 0.0s
 `)
 }
 
@@ -248,7 +254,7 @@ func TestModes(t *testing.T) {
 	for mode, want := range map[string]string{
 		"": "", "auto": "", "plain": "", "quiet": "",
 		"tty":   "progress tty: standard error is not a terminal; use plain",
-		"fancy": `progress "fancy": unknown mode; use auto, plain, tty or quiet`,
+		"fancy": `progress "fancy": unknown mode; use auto, plain, tty, rawjson or quiet`,
 	} {
 		d, err := New(mode, w)
 		if got := fmt.Sprint(err); err != nil && got != want || err == nil && want != "" {

@@ -41,6 +41,8 @@ func (l *live) say(s *Step, text string) {
 	}
 }
 
+func (l *live) tell(news) {}
+
 // draw moves up over the last frame and writes the lines that differ. The cursor is hidden only within these
 // bytes: a build that is killed leaves the terminal as it was.
 func (l *live) draw(b build, now time.Time, last bool) []byte {

@@ -37,6 +37,8 @@ func (p *plain) say(s *Step, text string) {
 	p.pending[s] = lines
 }
 
+func (p *plain) tell(news) {}
+
 func (p *plain) draw(_ build, now time.Time, last bool) []byte {
 	var out []byte
 	if _, queued := p.pending[p.current]; queued && p.open {

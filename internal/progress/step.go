@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/seed0570efb0/build/llb"
 )
 
 const (
@@ -21,6 +23,7 @@ const (
 // like a push. All its methods may be called from any goroutine, and do nothing once it is done.
 type Step struct {
 	display        *Display
+	vertex         *llb.Vertex // nil for what is not in the graph
 	number         int
 	name           string
 	stdout, stderr stream
@@ -31,8 +34,10 @@ type Step struct {
 	began, ended time.Time
 	logged       int // bytes of output
 	tail         tail
+	cause        string    // of its failure
 	statuses     []*status // in order of first appearance
-	note         string    // for the line that says it is done
+	usage        *Usage
+	note         string // for the line that says it is done
 }
 
 type state uint8
@@ -49,6 +54,7 @@ const (
 type status struct {
 	text           string
 	current, total int64
+	began          time.Time
 	said           time.Time // when the log last had a line about it
 }
 
@@ -88,12 +94,13 @@ func (s *Step) Status(text string, current, total int64) {
 	i := slices.IndexFunc(s.statuses, func(u *status) bool { return u.text == text })
 	if i < 0 {
 		i = len(s.statuses)
-		s.statuses = append(s.statuses, &status{text: text})
+		s.statuses = append(s.statuses, &status{text: text, began: time.Now()})
 	}
 	u := s.statuses[i]
-	news := u.said.IsZero() || u.current != current || u.total != total
+	changed := u.said.IsZero() || u.current != current || u.total != total
 	u.current, u.total = current, total
-	if now := time.Now(); news && (u.complete() || now.Sub(u.said) >= statusInterval) {
+	s.display.view.tell(news{step: s, status: u})
+	if now := time.Now(); changed && (u.complete() || now.Sub(u.said) >= statusInterval) {
 		u.said = now
 		s.display.view.say(s, u.line())
 	}
@@ -127,7 +134,8 @@ func (s *Step) finish(now time.Time, how state, cause string) {
 	}
 	s.stdout.flush()
 	s.stderr.flush()
-	s.state, s.ended = how, now
+	s.state, s.ended, s.cause = how, now, cause
+	s.display.view.tell(news{step: s})
 	switch how {
 	case cached:
 		s.display.view.say(s, "CACHED")

@@ -12,7 +12,8 @@ const maxLine = 16 << 10
 
 // A stream takes one stream of a step's output and cuts it into lines.
 type stream struct {
-	step *Step
+	step   *Step
+	number int // 1 or 2
 	// What follows is guarded by step.display.mu.
 	line     []byte
 	returned bool // the last byte was a carriage return
@@ -23,6 +24,7 @@ func (w *stream) Write(p []byte) (int, error) {
 	w.step.display.mu.Lock()
 	defer w.step.display.mu.Unlock()
 	if w.step.state == running {
+		w.step.display.view.tell(news{step: w.step, stream: w.number, output: p})
 		w.feed(p)
 	}
 	return len(p), nil
