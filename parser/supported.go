@@ -17,16 +17,8 @@ var missing = []feature{
 		return instructions.GetSecurity(c) == instructions.SecurityInsecure
 	}),
 
-	of("COPY --link", func(c *instructions.CopyCommand) bool { return c.Link }),
-	of("COPY --parents", func(c *instructions.CopyCommand) bool { return c.Parents }),
-	of("COPY --exclude", func(c *instructions.CopyCommand) bool { return len(c.ExcludePatterns) > 0 }),
-	of("COPY with a symbolic --chmod", func(c *instructions.CopyCommand) bool { return symbolic(c.Chmod) }),
-
-	of("ADD --link", func(c *instructions.AddCommand) bool { return c.Link }),
-	of("ADD --exclude", func(c *instructions.AddCommand) bool { return len(c.ExcludePatterns) > 0 }),
 	of("ADD --checksum", func(c *instructions.AddCommand) bool { return c.Checksum != "" }),
 	of("ADD --keep-git-dir", func(c *instructions.AddCommand) bool { return c.KeepGitDir != nil }),
-	of("ADD with a symbolic --chmod", func(c *instructions.AddCommand) bool { return symbolic(c.Chmod) }),
 	of("ADD of a git ref", func(c *instructions.AddCommand) bool { return fetches(c, "git ref") }),
 	of("ADD of a URL", func(c *instructions.AddCommand) bool { return fetches(c, "URL") }),
 }
@@ -89,6 +81,3 @@ func Remote(source string) string {
 	}
 	return ""
 }
-
-// symbolic tells "u+x" from a number, right or wrong; a variable is neither yet.
-func symbolic(chmod string) bool { return chmod != "" && strings.ContainsAny(chmod[:1], "ugoa+-=") }

@@ -6,7 +6,8 @@ import "github.com/moby/buildkit/frontend/dockerfile/instructions"
 // what is an archive.
 func (s *stage) applyAdd(c *instructions.AddCommand) error {
 	expanded := *c
-	t := transfer{paths: &expanded.SourcesAndDest, chown: &expanded.Chown, chmod: &expanded.Chmod}
+	t := transfer{paths: &expanded.SourcesAndDest, chown: &expanded.Chown, chmod: &expanded.Chmod,
+		exclude: &expanded.ExcludePatterns, link: c.Link}
 	if err := s.expandTransfer(t); err != nil {
 		return err
 	}
