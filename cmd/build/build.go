@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -38,6 +37,8 @@ type buildOptions struct {
 	noCache, pull, push, quiet      bool
 	noCacheFilter, allow            []string
 	iidFile, metadataFile, progress string
+	call                            string
+	check                           bool
 	jobs                            int64
 	limits                          limitOptions
 }
@@ -69,6 +70,8 @@ func (a *app) buildCommand() *cobra.Command {
 	f.StringSliceVar(&o.allow, "allow", nil, "what steps may do beyond their sandbox: network.host, to use the network of this host")
 	f.StringArrayVar(&o.secrets, "secret", nil, "value for RUN --mount=type=secret, as id=ID,src=FILE or id=ID,env=VARIABLE")
 	f.StringArrayVar(&o.agents, "ssh", nil, "SSH agent for RUN --mount=type=ssh, as default, ID=SOCKET or ID=KEY[,KEY]")
+	f.StringVar(&o.call, "call", "", "what to do: build, check, outline, targets or subrequests.describe, with ,format=json for programs")
+	f.BoolVar(&o.check, "check", false, "look for mistakes in the Dockerfile and build nothing; the same as --call=check")
 	f.BoolVar(&o.noCache, "no-cache", false, "run every step, whatever is known of it")
 	f.StringSliceVar(&o.noCacheFilter, "no-cache-filter", nil, "run every step of these stages")
 	f.BoolVar(&o.pull, "pull", false, "ask the registries again what the tags of base images mean")
@@ -108,16 +111,24 @@ type plan struct {
 	agents   map[string]func(net.Conn)
 	index    []*source.StatIndex
 	lowered  *lower.Result
+	call     call
 }
 
 // build carries out a build.
 func (a *app) build(ctx context.Context, o *buildOptions, path string) error {
 	p, err := a.plan(o, path)
+	var wrong *parser.Error
+	if p != nil && errors.As(err, &wrong) && p.checks() {
+		return a.tellCheck(p.call, wrong.File, nil, err)
+	}
 	if err != nil {
 		return err
 	}
 	if err := a.open(); err != nil {
 		return err
+	}
+	if p.call.run != nil {
+		return p.call.run(a, ctx, p, p.call)
 	}
 	a.executor.Secrets, a.executor.Agents = p.secret, p.agents
 	defer a.executor.Close()
@@ -131,14 +142,13 @@ func (a *app) build(ctx context.Context, o *buildOptions, path string) error {
 	}
 	defer done()
 	if err := a.lower(ctx, p); err != nil {
+		a.warnAbout(p, err)
 		return err
 	}
 	if err := a.enterFor(ctx, p); err != nil {
 		return err
 	}
-	for _, w := range slices.Concat(p.file.Warnings, p.lowered.Warnings) { // now, that they come once
-		a.display.Warn(fmt.Sprintf("%s: %s (line %d)", w.Rule, w.Text, w.Start))
-	}
+	a.warnAbout(p, nil) // now, that they come once
 	a.warnIsolation()
 	if err := a.limit(&p.limits); err != nil {
 		return err
@@ -179,9 +189,9 @@ func (a *app) plan(o *buildOptions, path string) (*plan, error) {
 	} else if !fi.IsDir() {
 		return nil, usagef("the context is a folder; name the Dockerfile with -f", "context %s: not a directory", path)
 	}
-	for _, f := range []func(*plan) error{planFlags, planSecrets, planOutputs, a.readDockerfile, readIgnore} {
+	for _, f := range []func(*plan) error{planCall, planFlags, planSecrets, planOutputs, a.readDockerfile, readIgnore} {
 		if err := f(p); err != nil {
-			return nil, err
+			return p, err
 		}
 	}
 	return p, nil
@@ -353,7 +363,8 @@ func (a *app) readDockerfile(p *plan) error {
 	}
 	p.buildOptions.file = path
 	a.dockerfile = data
-	p.file, err = parser.Parse(filepath.Base(path), data)
+	o := parser.Options{Check: p.args["BUILDKIT_DOCKERFILE_CHECK"], Syntax: p.args["BUILDKIT_SYNTAX"]}
+	p.file, err = o.Parse(filepath.Base(path), data)
 	return err
 }
 
@@ -380,6 +391,17 @@ func readIgnore(p *plan) error {
 
 // lower turns the Dockerfile into a graph, for which it finds out what base images are.
 func (a *app) lower(ctx context.Context, p *plan) error {
+	opt, err := a.lowerOptions(p)
+	if err != nil {
+		return err
+	}
+	p.lowered, err = lower.Lower(ctx, p.file, opt)
+	return err
+}
+
+// lowerOptions returns what the command line says about the meaning of the Dockerfile, and makes the folders it
+// names known to the executor.
+func (a *app) lowerOptions(p *plan) (lower.Options, error) {
 	opt := lower.Options{
 		Target: p.target, Platform: p.platform, BuildPlatform: platforms.Normalize(platforms.DefaultSpec()),
 		BuildArgs: p.args, Labels: p.labels, Hosts: p.hosts, Epoch: p.epoch, Network: llb.Network(p.network), AllowHostNetwork: p.hostNet, Hostname: p.args["BUILDKIT_SANDBOX_HOSTNAME"],
@@ -390,15 +412,9 @@ func (a *app) lower(ctx context.Context, p *plan) error {
 	}
 	var err error
 	if opt.NamedContexts, err = a.namedContexts(p); err != nil {
-		return err
+		return opt, err
 	}
-	if err := a.local(p, "context", p.context, p.ignore); err != nil {
-		return err
-	}
-	if p.lowered, err = lower.Lower(ctx, p.file, opt); err != nil {
-		return err
-	}
-	return nil
+	return opt, a.local(p, "context", p.context, p.ignore)
 }
 
 // local makes a folder known to the executor under a name.

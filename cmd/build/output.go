@@ -90,6 +90,9 @@ func (a *app) records(p *plan, results []*exporter.Result) error {
 		for _, r := range results {
 			maps.Copy(all, r.Metadata())
 		}
+		if warnings := a.metadataWarnings(p); len(warnings) > 0 {
+			all["buildx.build.warnings"] = warnings
+		}
 		b, err := json.MarshalIndent(all, "", "  ")
 		if err != nil {
 			return err

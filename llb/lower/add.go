@@ -14,6 +14,9 @@ func (s *stage) applyAdd(c *instructions.AddCommand) error {
 	if err := s.file.Supports(&expanded); err != nil {
 		return err
 	}
+	for _, path := range expanded.SourcePaths {
+		s.lintIgnored("Add", path)
+	}
 	unpack := c.Unpack == nil || *c.Unpack
 	return s.transfer("ADD", t, s.mainContext(), unpack)
 }

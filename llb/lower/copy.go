@@ -29,6 +29,9 @@ func (s *stage) applyCopy(c *instructions.CopyCommand) error {
 		if kind := parser.Remote(path); kind != "" {
 			return fmt.Errorf("source can't be a %s for COPY", kind)
 		}
+		if c.From == "" {
+			s.lintIgnored("Copy", path)
+		}
 	}
 	input, err := s.copySource(c.From)
 	if err != nil {

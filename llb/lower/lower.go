@@ -102,6 +102,29 @@ func Lower(ctx context.Context, f *parser.File, opt Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	target, err := l.run(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.CheckWarnings(l.warnings); err != nil {
+		return nil, err
+	}
+	return l.result(target), nil
+}
+
+// Check returns the warnings about f, also when there is an error. Without a target in opt it looks at all stages.
+func Check(ctx context.Context, f *parser.File, opt Options) ([]parser.Warning, error) {
+	l, err := newLowering(f, opt)
+	if err != nil {
+		return f.Warnings, err
+	}
+	l.all = opt.Target == ""
+	_, err = l.run(ctx)
+	return slices.Concat(f.Warnings, l.warnings), err
+}
+
+// run lowers the stages in reach and returns the target.
+func (l *lowering) run(ctx context.Context) (*stage, error) {
 	if err := l.addStages(); err != nil {
 		return nil, err
 	}
@@ -123,10 +146,7 @@ func Lower(ctx context.Context, f *parser.File, opt Options) (*Result, error) {
 			}
 		}
 	}
-	if err := f.LintError(l.lint, l.warnings); err != nil {
-		return nil, err
-	}
-	return l.result(target), nil
+	return target, nil
 }
 
 // A lowering is one call of Lower.
@@ -137,9 +157,12 @@ type lowering struct {
 	lint     *linter.Linter
 	warnings []parser.Warning
 
-	globals  *environment       // predefined arguments and the ARGs before the first FROM
-	proxy    []string           // the proxy variables that every RUN sees
-	contexts map[string]Context // opt.NamedContexts by normalised name
+	all bool // every stage is in reach
+
+	globals    *environment          // predefined arguments and the ARGs before the first FROM
+	globalArgs map[string]OutlineArg // the ARGs before the first FROM
+	proxy      []string              // the proxy variables that every RUN sees
+	contexts   map[string]Context    // opt.NamedContexts by normalised name
 
 	stages []*stage            // as written, followed by the images of COPY --from
 	byName map[string]*stage   // by lower-case name; of two the last
@@ -173,12 +196,11 @@ func newLowering(f *parser.File, opt Options) (*lowering, error) {
 		}
 		l.contexts[key] = c
 	}
-	var err error
-	l.lint, err = f.Linter(func(w parser.Warning) { l.warnings = append(l.warnings, w) })
-	if err != nil {
-		return nil, err
-	}
-	l.globals = l.predefined()
+	l.lint = f.Linter(func(w parser.Warning) { l.warnings = append(l.warnings, w) })
+	l.lintNames()
+	l.lintCasing()
+	l.globals, l.globalArgs = l.predefined(), map[string]OutlineArg{}
+	l.lintDefaults()
 	return l, l.addGlobals()
 }
 
