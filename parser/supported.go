@@ -1,7 +1,6 @@
 package parser
 
 import (
-	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -12,7 +11,8 @@ import (
 // missing is what the language has and this version has not, a row per
 // feature. Support for a feature starts with the removal of its row.
 var missing = []feature{
-	of("RUN --device", func(c *instructions.RunCommand) bool { return slices.Contains(c.FlagsUsed, "device") }),
+	of("RUN --device", func(c *instructions.RunCommand) bool { return slices.Contains(c.FlagsUsed, "device") }).
+		explained("devices are given by CDI, which no part of this version reads; a step without the flag runs everywhere"),
 	of("RUN --security=insecure", func(c *instructions.RunCommand) bool {
 		return instructions.GetSecurity(c) == instructions.SecurityInsecure
 	}),
@@ -27,10 +27,16 @@ var missing = []feature{
 type feature struct {
 	name string
 	used func(instructions.Command) bool
+	hint string
+}
+
+func (f feature) explained(hint string) feature {
+	f.hint = hint
+	return f
 }
 
 func of[C instructions.Command](name string, used func(C) bool) feature {
-	return feature{name, func(cmd instructions.Command) bool {
+	return feature{name: name, used: func(cmd instructions.Command) bool {
 		c, ok := cmd.(C)
 		return ok && used(c)
 	}}
@@ -42,7 +48,8 @@ func of[C instructions.Command](name string, used func(C) bool) feature {
 func (f *File) Supports(cmd instructions.Command) error {
 	for _, m := range missing {
 		if m.used(cmd) {
-			return f.At(cmd.Location(), fmt.Errorf("%s is not supported by this version", m.name))
+			start, end := lines(cmd.Location())
+			return &Error{File: f.Name, Start: start, End: end, Msg: m.name + " is not supported by this version", Hint: m.hint}
 		}
 	}
 	return nil

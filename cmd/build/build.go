@@ -276,7 +276,7 @@ func planEpoch(p *plan) error {
 	}
 	seconds, err := strconv.ParseInt(text, 10, 64)
 	if err != nil {
-		return usagef("it is a number of seconds since 1970", "invalid %s: %s", name, text)
+		return nil // it may be the name of a context
 	}
 	t := time.Unix(seconds, 0).UTC()
 	p.epoch = &t

@@ -5,10 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/util/suggest"
 
 	"github.com/seed0570efb0/build/llb/lower"
 	"github.com/seed0570efb0/build/parser"
@@ -111,6 +115,38 @@ func (a *app) warnAbout(p *plan, err error) {
 	for _, w := range warnings {
 		a.display.Warn(w.String())
 	}
+	for _, text := range misspelt(p) {
+		a.display.Warn(text)
+	}
+}
+
+// misspelt finds build arguments that the Dockerfile does not declare, but almost. Others are nobody's business: a
+// script may give the same ones to all its builds.
+func misspelt(p *plan) []string {
+	var declared []string
+	add := func(args []instructions.KeyValuePairOptional) {
+		for _, arg := range args {
+			declared = append(declared, arg.Key)
+		}
+	}
+	for _, c := range p.file.MetaArgs {
+		add(c.Args)
+	}
+	for _, s := range p.file.Stages {
+		for _, c := range s.Commands {
+			if arg, ok := c.(*instructions.ArgCommand); ok {
+				add(arg.Args)
+			}
+		}
+	}
+	var out []string
+	for _, name := range slices.Sorted(maps.Keys(p.args)) {
+		near, ok := suggest.Search(name, declared, true)
+		if ok && near != name && !slices.Contains(declared, name) && !strings.HasPrefix(name, "BUILDKIT_") {
+			out = append(out, fmt.Sprintf("--build-arg %s: the Dockerfile has no such ARG (did you mean %s?)", name, near))
+		}
+	}
+	return out
 }
 
 // A vertexWarning is a warning as BuildKit's clients have it in the metadata file.

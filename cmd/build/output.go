@@ -25,7 +25,7 @@ func (a *app) produce(ctx context.Context, p *plan) ([]*exporter.Result, error) 
 		return nil, err
 	}
 	build := exporter.Build{Spec: p.lowered.Config, Chain: chain, Base: p.lowered.BaseLayers}
-	image, err := exporter.Finish(a.disk, a.layers, build, p.epoch)
+	image, err := exporter.Finish(a.disk, a.layers, build, p.lowered.Epoch)
 	if err != nil {
 		return nil, err
 	}

@@ -26,6 +26,11 @@ func (e *environment) set(key, value string) {
 	e.values[key] = value
 }
 
+func (e *environment) unset(key string) {
+	e.keys = slices.DeleteFunc(e.keys, func(k string) bool { return k == key })
+	delete(e.values, key)
+}
+
 // Get and Keys make an environment a shell.EnvGetter.
 func (e *environment) Get(key string) (string, bool) {
 	v, ok := e.values[key]

@@ -189,13 +189,22 @@ func (s *stage) ask(ctx context.Context, name string, c *Context) (*Image, error
 		img, err = s.opt.Resolve(ctx, name, s.platform)
 	}
 	if err != nil {
-		hint := ""
-		if near, ok := suggest.Search(s.base, s.stageNames(), true); ok {
-			hint = "did you mean the stage " + near + "?"
-		}
-		return nil, s.fromError(err, hint) // which names the image
+		return nil, s.fromError(err, s.suggestBase()) // which names the image
 	}
 	return img, nil
+}
+
+// suggestBase returns what the one may have meant who wrote the name of a base that is not there.
+func (s *stage) suggestBase() string {
+	if near, ok := suggest.Search(s.base, s.stageNames(), true); ok {
+		return "did you mean the stage " + near + "?"
+	}
+	common := []string{"alpine", "busybox", "debian", "fedora", "golang", "nginx", "node", "python", "ubuntu"}
+	name, tag, _ := strings.Cut(s.base, ":")
+	if near, ok := suggest.Search(name, common, true); ok {
+		return fmt.Sprintf("did you mean %s?", strings.TrimSuffix(near+":"+tag, ":"))
+	}
+	return ""
 }
 
 // fromError puts err at the FROM of the stage.

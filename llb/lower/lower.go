@@ -57,7 +57,7 @@ type Options struct {
 	Platform, BuildPlatform ocispec.Platform
 	// BuildArgs holds the values of --build-arg. An argument without a value is left out.
 	BuildArgs map[string]string
-	// Epoch, when not nil, is SOURCE_DATE_EPOCH: the time of what WORKDIR makes.
+	// Epoch, when not nil, is SOURCE_DATE_EPOCH: the time of what WORKDIR makes. The Dockerfile can set it, too.
 	Epoch *time.Time
 	// Labels are added to those of LABEL, and win.
 	Labels map[string]string
@@ -92,7 +92,9 @@ type Result struct {
 	BaseLayers int
 	// BaseHistory is the number of history entries that came with it; they keep their times.
 	BaseHistory int
-	Warnings    []parser.Warning
+	// Epoch is the time that the image is to have, or nil.
+	Epoch    *time.Time
+	Warnings []parser.Warning
 }
 
 // Lower returns what f means under opt. Errors about the text are of type
@@ -201,7 +203,10 @@ func newLowering(f *parser.File, opt Options) (*lowering, error) {
 	l.lintCasing()
 	l.globals, l.globalArgs = l.predefined(), map[string]OutlineArg{}
 	l.lintDefaults()
-	return l, l.addGlobals()
+	if err := l.addGlobals(); err != nil {
+		return l, err
+	}
+	return l, l.readEpoch()
 }
 
 // namedContext returns the --build-context that stands in for name, if any.
@@ -276,6 +281,7 @@ func (l *lowering) result(target *stage) *Result {
 		Config:      img,
 		BaseLayers:  target.baseLayers,
 		BaseHistory: target.baseHistory,
+		Epoch:       l.opt.Epoch,
 		Warnings:    slices.Clip(l.warnings),
 	}
 }
