@@ -42,18 +42,13 @@ func (f *File) readCheck(instead string) error {
 		f.lint = *cfg
 		return nil
 	}
-	for _, d := range f.Directives {
-		if d.Name != "check" {
-			continue
-		}
-		value, _, _ := strings.Cut(d.Value, " ")
-		cfg, err := linter.ParseLintOptions(value)
-		if err != nil {
-			start, end := lines(d.Location)
-			return &Error{File: f.Name, Start: start, End: end, Msg: err.Error(), Err: err, Hint: checkHint}
-		}
-		f.lint = *cfg
+	value, _, loc, _ := dfparser.ParseDirective("check", f.Source) // also below a line "#!"
+	cfg, err := linter.ParseLintOptions(value)
+	if err != nil {
+		start, end := lines(loc)
+		return &Error{File: f.Name, Start: start, End: end, Msg: err.Error(), Err: err, Hint: checkHint}
 	}
+	f.lint = *cfg
 	return nil
 }
 

@@ -90,10 +90,29 @@ func configFacts(t *testing.T, img v1.Image) []fact {
 	for _, k := range slices.Sorted(maps.Keys(c.Volumes)) {
 		add("Volume", k)
 	}
-	if c.Healthcheck != nil {
-		add("Healthcheck", asJSON(t, c.Healthcheck))
+	if check := healthcheck(t, img); check != nil {
+		add("Healthcheck", asJSON(t, check))
 	}
 	return out
+}
+
+// healthcheck returns the check of an image with all its fields, of which v1 does not know every one.
+func healthcheck(t *testing.T, img v1.Image) map[string]any {
+	t.Helper()
+	raw, err := img.RawConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var file struct{ Config struct{ Healthcheck map[string]any } }
+	if err := json.Unmarshal(raw, &file); err != nil {
+		t.Fatal(err)
+	}
+	for k, v := range file.Config.Healthcheck {
+		if n, ok := v.(float64); ok {
+			file.Config.Healthcheck[k] = int64(n)
+		}
+	}
+	return file.Config.Healthcheck
 }
 
 func asJSON(t *testing.T, v any) string {

@@ -194,7 +194,7 @@ func newLowering(f *parser.File, opt Options) (*lowering, error) {
 	for name, c := range opt.NamedContexts {
 		key, ok := contextName(name)
 		if !ok {
-			return nil, fmt.Errorf("invalid context name %q", name)
+			return nil, &parser.Error{Msg: fmt.Sprintf("invalid context name %q", name), Hint: "it is the name of a stage or an image, in lower case"}
 		}
 		l.contexts[key] = c
 	}
