@@ -17,7 +17,7 @@ type selection struct {
 	tree             snapshot.Tree
 	root             string
 	include, exclude *patternmatcher.PatternMatcher // nil: everything, nothing
-	// way is the folder that all matches of include are below, as far as it can be told.
+	// way is the path that all matches of include are at or below.
 	way  string
 	list []selected
 }
@@ -39,7 +39,7 @@ func selectBelow(ctx context.Context, t snapshot.Tree, root string, c *llb.Copy,
 		if s.include, err = patternmatcher.New([]string{src.Include}); err != nil {
 			return nil, err
 		}
-		s.way = literalFolder(src.Include)
+		s.way = wayTo(src.Include)
 	}
 	if len(c.Exclude) > 0 {
 		if s.exclude, err = patternmatcher.New(c.Exclude); err != nil {
@@ -55,11 +55,11 @@ func selectBelow(ctx context.Context, t snapshot.Tree, root string, c *llb.Copy,
 	return s.list, nil
 }
 
-// literalFolder returns the folder that every match of pattern is in.
-func literalFolder(pattern string) string {
+// wayTo returns the path that every match of pattern is at or below, as far as it has no wildcards.
+func wayTo(pattern string) string {
 	i := strings.IndexAny(pattern, `*?[\!`)
 	if i < 0 {
-		i = len(pattern)
+		return pattern
 	}
 	return path.Dir(pattern[:i] + "x")
 }
