@@ -143,24 +143,21 @@ func hashSources(ctx context.Context, h *digest.Hasher, t snapshot.Tree, c *llb.
 // hashSource writes what c takes of a match of src into h. Of a folder that is what is in it, not its metadata.
 func hashSource(ctx context.Context, h *digest.Hasher, t snapshot.Tree, root snapshot.Entry, c *llb.Copy, src llb.Source) error {
 	if root.Type != snapshot.Dir {
-		return hashEntries(ctx, h, t, root.Path, []snapshot.Entry{root})
+		return hashEntries(ctx, h, t, root.Path, []selected{{Entry: root}})
 	}
-	list := []snapshot.Entry{{Path: root.Path, Type: snapshot.Dir}}
-	chosen, err := selectBelow(ctx, t, root.Path, c, src)
+	list, err := selectBelow(ctx, t, root.Path, c, src)
 	if err != nil {
 		return err
 	}
-	for _, s := range chosen {
-		list = append(list, s.Entry)
-	}
+	snapshot.HashEntry(h, &snapshot.Entry{Path: ".", Type: snapshot.Dir})
 	return hashEntries(ctx, h, t, root.Path, list)
 }
 
 // hashTree writes root and all below it into h.
 func hashTree(ctx context.Context, h *digest.Hasher, t snapshot.Tree, root snapshot.Entry) error {
-	var list []snapshot.Entry
+	var list []selected
 	err := snapshot.Walk(t, root.Path, func(e snapshot.Entry) (bool, error) {
-		list = append(list, e)
+		list = append(list, selected{Entry: e})
 		return true, context.Cause(ctx)
 	})
 	if err != nil {
@@ -171,11 +168,11 @@ func hashTree(ctx context.Context, h *digest.Hasher, t snapshot.Tree, root snaps
 
 // hashEntries writes entries into h, with paths relative to root, whose own place does not matter. The digests of many
 // files are computed at once.
-func hashEntries(ctx context.Context, h *digest.Hasher, t snapshot.Tree, root string, list []snapshot.Entry) error {
+func hashEntries(ctx context.Context, h *digest.Hasher, t snapshot.Tree, root string, list []selected) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(hashers)
 	for i := range list {
-		if e := &list[i]; e.Type == snapshot.Regular && e.Digest.IsZero() {
+		if e := &list[i].Entry; e.Type == snapshot.Regular && e.Digest.IsZero() {
 			g.Go(func() (err error) {
 				e.Digest, err = t.Digest(ctx, *e)
 				return err
@@ -186,8 +183,8 @@ func hashEntries(ctx context.Context, h *digest.Hasher, t snapshot.Tree, root st
 		return err
 	}
 	names := map[string]string{} // inode -> first name
-	for _, e := range list {
-		inode := e.Inode
+	for _, s := range list {
+		e, inode := s.Entry, s.Inode
 		e.Path = relative(root, e.Path)
 		snapshot.HashEntry(h, &e)
 		if inode == "" {
