@@ -265,15 +265,16 @@ type namedOpt struct {
 	Description string `json:"description"`
 }
 
-var results = []namedOpt{{Name: "result.json"}, {Name: "result.txt"}}
+// answers are the forms of an answer.
+var answers = []namedOpt{{Name: "result.json"}, {Name: "result.txt"}}
 
 // requests are the calls that the Dockerfile language has; lint is not in BuildKit's list either.
 var requests = []request{
 	{Name: "frontend.outline", Version: "1.0.0", Type: "rpc", Description: "List all parameters current build target supports",
-		Opts: []namedOpt{{"target", "Target build stage"}}, Metadata: results},
+		Opts: []namedOpt{{"target", "Target build stage"}}, Metadata: answers},
 	{Name: "frontend.targets", Version: "1.0.0", Type: "rpc", Description: "List all targets current build supports",
-		Opts: []namedOpt{}, Metadata: results},
-	{Name: "frontend.subrequests.describe", Version: "1.0.0", Type: "rpc", Description: "List available subrequest types", Metadata: results},
+		Opts: []namedOpt{}, Metadata: answers},
+	{Name: "frontend.subrequests.describe", Version: "1.0.0", Type: "rpc", Description: "List available subrequest types", Metadata: answers},
 }
 
 func (a *app) callDescribe(_ context.Context, _ *plan, c call) error {

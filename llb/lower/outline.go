@@ -49,10 +49,11 @@ func OutlineOf(ctx context.Context, f *parser.File, opt Options) (*Outline, erro
 		secrets: map[string]OutlineMount{}, agents: map[string]OutlineMount{},
 	}
 	o.stage(target)
+	ofArg := func(a OutlineArg) []dfparser.Range { return a.Location }
+	ofMount := func(m OutlineMount) []dfparser.Range { return m.Location }
 	return &Outline{
 		Name: target.from.Name, Description: target.from.DocComment,
-		Args:    inOrder(o.args, func(a OutlineArg) []dfparser.Range { return a.Location }),
-		Secrets: inOrder(o.secrets, func(m OutlineMount) []dfparser.Range { return m.Location }), SSHAgents: inOrder(o.agents, func(m OutlineMount) []dfparser.Range { return m.Location }),
+		Args: inOrder(o.args, ofArg), Secrets: inOrder(o.secrets, ofMount), SSHAgents: inOrder(o.agents, ofMount),
 	}, nil
 }
 
