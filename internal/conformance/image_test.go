@@ -12,6 +12,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 
 	"github.com/seed0570efb0/build/internal/testkit"
 )
@@ -97,20 +98,15 @@ func configFacts(t *testing.T, img v1.Image) []fact {
 }
 
 // healthcheck returns the check of an image with all its fields, of which v1 does not know every one.
-func healthcheck(t *testing.T, img v1.Image) map[string]any {
+func healthcheck(t *testing.T, img v1.Image) *dockerspec.HealthcheckConfig {
 	t.Helper()
 	raw, err := img.RawConfigFile()
 	if err != nil {
 		t.Fatal(err)
 	}
-	var file struct{ Config struct{ Healthcheck map[string]any } }
+	var file dockerspec.DockerOCIImage
 	if err := json.Unmarshal(raw, &file); err != nil {
 		t.Fatal(err)
-	}
-	for k, v := range file.Config.Healthcheck {
-		if n, ok := v.(float64); ok {
-			file.Config.Healthcheck[k] = int64(n)
-		}
 	}
 	return file.Config.Healthcheck
 }
