@@ -73,7 +73,7 @@ func (s *stage) readPlatform() error {
 		err = fmt.Errorf("failed to parse platform %s: %w", s.from.Platform, err)
 	}
 	if err != nil {
-		for name := range word.Unmatched {
+		for _, name := range slices.Sorted(maps.Keys(word.Unmatched)) {
 			err = suggest.WrapError(err, name, s.globals.Keys(), true)
 		}
 		return err

@@ -116,7 +116,7 @@ func (l *lowering) lintDefaults() {
 
 // lintFromWord finds variables of a FROM that nothing declares.
 func (s *stage) lintFromWord(word shell.ProcessWordResult) {
-	known := slices.Concat(s.globals.Keys(), slices.Collect(maps.Keys(s.globalArgs)))
+	known := slices.Concat(s.globals.Keys(), slices.Sorted(maps.Keys(s.globalArgs)))
 	for _, name := range slices.Sorted(maps.Keys(word.Unmatched)) {
 		if slices.Contains(known, name) {
 			continue
