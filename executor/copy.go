@@ -100,6 +100,7 @@ type copier struct {
 	// owned says that uid and gid replace the owners of what is copied.
 	owned    bool
 	uid, gid int
+	mode     modeChange
 	names    map[string]string // inode -> the first name that was copied of it, within one source
 }
 
@@ -109,13 +110,16 @@ func (f *filer) copy(op *llb.Copy, from snapshot.Tree) error {
 	if c.uid, c.gid, err = f.owner(op.Owner); err != nil {
 		return err
 	}
+	if c.mode, err = parseMode(op.Mode); err != nil {
+		return err
+	}
 	for _, src := range op.Sources {
 		found, err := matches(from, src)
 		if err != nil {
 			return err
 		}
 		for _, m := range found {
-			if err := c.source(m); err != nil {
+			if err := c.source(m, src); err != nil {
 				return err
 			}
 		}
@@ -126,15 +130,15 @@ func (f *filer) copy(op *llb.Copy, from snapshot.Tree) error {
 // newDir is what directories look like that a copy has to make.
 func (c *copier) newDir() snapshot.Entry {
 	e := snapshot.Entry{Type: snapshot.Dir, Mode: 0o755, UID: c.uid, GID: c.gid, Mtime: c.now}
-	if c.op.Mode != nil {
-		e.Mode = *c.op.Mode
+	if c.mode.bits != nil { // changes are for what there is
+		e.Mode = *c.mode.bits
 	}
 	return e
 }
 
 // source copies one source to the destination. A folder means its contents; a destination that ends
 // in a slash or is a directory takes a file under its own name.
-func (c *copier) source(m match) error {
+func (c *copier) source(m match, src llb.Source) error {
 	if c.op.Unpack && m.entry.Type == snapshot.Regular {
 		if done, err := c.unpack(m); err != nil || done {
 			return err
@@ -156,7 +160,7 @@ func (c *copier) source(m match) error {
 		if err := c.out.MkdirAll(dest, c.newDir()); err != nil {
 			return err
 		}
-		return c.children(m.entry.Path, dest)
+		return c.below(m.entry.Path, dest, src)
 	}
 	if isDirPath(c.op.Dest) || exists && at.Type == snapshot.Dir {
 		if err := c.out.MkdirAll(dest, c.newDir()); err != nil {
@@ -181,23 +185,43 @@ func join(dir, name string) string {
 	return dir + "/" + name
 }
 
-func (c *copier) children(from, to string) error {
-	list, err := c.from.ReadDir(from)
+// below copies what the source selects of the folder from to the directory dest.
+func (c *copier) below(from, dest string, src llb.Source) error {
+	list, err := selectBelow(c.ctx, c.from, from, c.op, src)
 	if err != nil {
 		return err
 	}
-	for _, e := range list {
+	for _, s := range list {
 		if err := context.Cause(c.ctx); err != nil {
 			return err
 		}
-		if err := c.entry(e, join(to, e.Name())); err != nil {
+		to := join(dest, relative(from, s.Path))
+		if s.passed {
+			err = c.pass(s.Entry, to)
+		} else {
+			err = c.entry(s.Entry, to)
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// entry copies e, and all in it, to the path to.
+// pass makes a directory that is only on the way to what is copied. One that is there keeps its owner, as on BuildKit.
+func (c *copier) pass(e snapshot.Entry, to string) error {
+	old, exists, err := c.out.Lstat(to)
+	if err != nil || !exists || old.Type != snapshot.Dir {
+		if err == nil {
+			err = c.entry(e, to)
+		}
+		return err
+	}
+	old.Mode = e.Mode
+	return c.out.Put(old, nil)
+}
+
+// entry copies e to the path to; what is in a directory is entries of its own.
 func (c *copier) entry(e snapshot.Entry, to string) error {
 	old, exists, err := c.out.Lstat(to)
 	if err != nil {
@@ -209,7 +233,6 @@ func (c *copier) entry(e snapshot.Entry, to string) error {
 		}
 		return fmt.Errorf("cannot replace to directory /%s with file", to)
 	}
-	from := e.Path
 	open := func() (io.ReadCloser, error) { return c.from.Open(e) }
 	n := c.dress(e, to)
 	if e.Type == snapshot.Regular {
@@ -221,10 +244,7 @@ func (c *copier) entry(e snapshot.Entry, to string) error {
 			return err
 		}
 	}
-	if err := c.out.Put(n, open); err != nil || e.Type != snapshot.Dir {
-		return err
-	}
-	return c.children(from, to)
+	return c.out.Put(n, open)
 }
 
 // dress returns e as it is in the image.
@@ -234,8 +254,8 @@ func (c *copier) dress(e snapshot.Entry, to string) snapshot.Entry {
 	if c.owned {
 		n.UID, n.GID = c.uid, c.gid
 	}
-	if c.op.Mode != nil && e.Type != snapshot.Symlink {
-		n.Mode = *c.op.Mode
+	if e.Type != snapshot.Symlink {
+		n.Mode = c.mode.of(n.Mode, e.Type == snapshot.Dir)
 	}
 	return n
 }

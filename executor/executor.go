@@ -129,7 +129,8 @@ func (x *Executor) Content(ctx context.Context, v *llb.Vertex, inputs []digest.D
 // content returns the digest of what v reads of a further input.
 func (x *Executor) content(ctx context.Context, v *llb.Vertex, input int, results []digest.Digest) (digest.Digest, error) {
 	_, local := v.Inputs()[input].Op().(*llb.Local)
-	if op, ok := v.Op().(*llb.Exec); ok && !local && showsAll(op, input) {
+	op, ok := v.Op().(*llb.Exec)
+	if _, merge := v.Op().(*llb.Merge); merge || ok && !local && showsAll(op, input) {
 		return x.Layers.Content(results[input]) // nothing has to be downloaded to know it
 	}
 	t, err := x.tree(ctx, v, input, results)
@@ -164,6 +165,8 @@ func (x *Executor) Execute(ctx context.Context, v *llb.Vertex, inputs []digest.D
 		return x.file(ctx, v, op, inputs)
 	case *llb.Exec:
 		return x.exec(ctx, v, op, inputs)
+	case *llb.Merge:
+		return x.Layers.Stack(inputs[0], inputs[1])
 	}
 	panic(fmt.Sprintf("executor: operation %T", v.Op()))
 }

@@ -30,7 +30,7 @@ func matches(t snapshot.Tree, src llb.Source) ([]match, error) {
 	if !src.Wildcard {
 		m, ok, err := lookup(t, src.Path)
 		if err == nil && !ok {
-			err = &NotFoundError{src.Path}
+			err = &NotFoundError{path.Join(src.Path, src.Include)}
 		}
 		return []match{m}, err
 	}
@@ -114,7 +114,7 @@ func (x *Executor) selection(ctx context.Context, v *llb.Vertex, input int, t sn
 	case *llb.File:
 		for _, a := range op.Actions {
 			if c, ok := a.(*llb.Copy); ok && c.From == input && err == nil {
-				err = hashSources(ctx, h, t, c.Sources)
+				err = hashSources(ctx, h, t, c)
 			}
 		}
 	case *llb.Exec:
@@ -123,8 +123,8 @@ func (x *Executor) selection(ctx context.Context, v *llb.Vertex, input int, t sn
 	return h.Sum(), err
 }
 
-func hashSources(ctx context.Context, h *digest.Hasher, t snapshot.Tree, sources []llb.Source) error {
-	for _, src := range sources {
+func hashSources(ctx context.Context, h *digest.Hasher, t snapshot.Tree, c *llb.Copy) error {
+	for _, src := range c.Sources {
 		found, err := matches(t, src)
 		if err != nil {
 			return err
@@ -132,7 +132,7 @@ func hashSources(ctx context.Context, h *digest.Hasher, t snapshot.Tree, sources
 		h.Int("matches", int64(len(found)))
 		for _, m := range found {
 			h.String("name", m.name)
-			if err := hashTree(ctx, h, t, m.entry, false); err != nil { // the metadata of a copied folder is not taken
+			if err := hashSource(ctx, h, t, m.entry, c, src); err != nil {
 				return err
 			}
 		}
@@ -140,21 +140,39 @@ func hashSources(ctx context.Context, h *digest.Hasher, t snapshot.Tree, sources
 	return nil
 }
 
-// hashTree writes root and all below it into h; of a root that is a folder the metadata only if asked to. Paths are
-// relative to root, whose own place does not matter. The digests of many files are computed at once.
-func hashTree(ctx context.Context, h *digest.Hasher, t snapshot.Tree, root snapshot.Entry, metadata bool) error {
-	var list []snapshot.Entry
+// hashSource writes what c takes of a match of src into h. Of a folder that is what is in it, not its metadata.
+func hashSource(ctx context.Context, h *digest.Hasher, t snapshot.Tree, root snapshot.Entry, c *llb.Copy, src llb.Source) error {
+	if root.Type != snapshot.Dir {
+		return hashEntries(ctx, h, t, root.Path, []selected{{Entry: root}})
+	}
+	list, err := selectBelow(ctx, t, root.Path, c, src)
+	if err != nil {
+		return err
+	}
+	snapshot.HashEntry(h, &snapshot.Entry{Path: ".", Type: snapshot.Dir})
+	return hashEntries(ctx, h, t, root.Path, list)
+}
+
+// hashTree writes root and all below it into h.
+func hashTree(ctx context.Context, h *digest.Hasher, t snapshot.Tree, root snapshot.Entry) error {
+	var list []selected
 	err := snapshot.Walk(t, root.Path, func(e snapshot.Entry) (bool, error) {
-		list = append(list, e)
+		list = append(list, selected{Entry: e})
 		return true, context.Cause(ctx)
 	})
 	if err != nil {
 		return err
 	}
+	return hashEntries(ctx, h, t, root.Path, list)
+}
+
+// hashEntries writes entries into h, with paths relative to root, whose own place does not matter. The digests of many
+// files are computed at once.
+func hashEntries(ctx context.Context, h *digest.Hasher, t snapshot.Tree, root string, list []selected) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(hashers)
 	for i := range list {
-		if e := &list[i]; e.Type == snapshot.Regular && e.Digest.IsZero() {
+		if e := &list[i].Entry; e.Type == snapshot.Regular && e.Digest.IsZero() {
 			g.Go(func() (err error) {
 				e.Digest, err = t.Digest(ctx, *e)
 				return err
@@ -165,12 +183,9 @@ func hashTree(ctx context.Context, h *digest.Hasher, t snapshot.Tree, root snaps
 		return err
 	}
 	names := map[string]string{} // inode -> first name
-	for _, e := range list {
-		inode := e.Inode
-		e.Path = relative(root.Path, e.Path)
-		if e.Path == "." && e.Type == snapshot.Dir && !metadata {
-			e = snapshot.Entry{Path: ".", Type: snapshot.Dir}
-		}
+	for _, s := range list {
+		e, inode := s.Entry, s.Inode
+		e.Path = relative(root, e.Path)
 		snapshot.HashEntry(h, &e)
 		if inode == "" {
 			continue

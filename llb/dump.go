@@ -121,10 +121,13 @@ func (d *dumper) action(a Action) {
 				kind = "glob"
 			}
 			d.line("  %s %s", kind, s.Path)
+			d.field("    only", s.Include)
+			if s.Required {
+				d.line("    required")
+			}
 		}
-		if a.Mode != nil {
-			d.line("  mode %04o", *a.Mode)
-		}
+		d.list("  exclude", a.Exclude)
+		d.field("  mode", a.Mode)
 	}
 }
 

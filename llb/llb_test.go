@@ -17,7 +17,7 @@ var unhashed = map[string]string{
 
 // full returns an operation of each kind with every field set.
 func full() []llb.Op {
-	mode, epoch := uint32(0o640), int64(1)
+	epoch := int64(1)
 	return []llb.Op{
 		&llb.Image{Layers: []digest.Digest{{1}, {2}}, Ref: "r"},
 		&llb.Local{Name: "context", Exclude: []string{"a", "b"}},
@@ -32,7 +32,8 @@ func full() []llb.Op {
 				{Type: llb.MountSSH, Target: "/a", ID: "default", Access: &llb.Access{Mode: 0o600}},
 			}},
 		&llb.File{Actions: []llb.Action{
-			&llb.Copy{From: 1, Sources: []llb.Source{{Path: "/a", Wildcard: true}}, Dest: "/d", Owner: &llb.Owner{Text: "1:2"}, Mode: &mode, Unpack: true},
+			&llb.Copy{From: 1, Sources: []llb.Source{{Path: "/a", Wildcard: true, Include: "i", Required: true}}, Exclude: []string{"e"},
+				Dest: "/d", Owner: &llb.Owner{Text: "1:2"}, Mode: "0640", Unpack: true},
 			&llb.Mkdir{Path: "/m", Mode: 0o755, Owner: &llb.Owner{Text: "x"}, Time: &epoch},
 			&llb.Mkfile{Path: "/f", Mode: 0o644, Data: []byte("d"), Time: &epoch},
 		}},
@@ -110,13 +111,14 @@ func trim(path string) string {
 func TestListsDoNotRunTogether(t *testing.T) {
 	seen := map[digest.Digest]string{}
 	for name, op := range map[string]llb.Op{
-		"ab|":  &llb.Exec{Args: []string{"a", "b"}},
-		"a|b":  &llb.Exec{Args: []string{"a"}, Env: []string{"b"}},
-		"|ab":  &llb.Exec{Env: []string{"a", "b"}},
-		"a b|": &llb.Exec{Args: []string{"ab"}},
-		"file": &llb.File{},
-		"none": &llb.Exec{},
-		"img":  &llb.Image{},
+		"ab|":   &llb.Exec{Args: []string{"a", "b"}},
+		"a|b":   &llb.Exec{Args: []string{"a"}, Env: []string{"b"}},
+		"|ab":   &llb.Exec{Env: []string{"a", "b"}},
+		"a b|":  &llb.Exec{Args: []string{"ab"}},
+		"file":  &llb.File{},
+		"none":  &llb.Exec{},
+		"img":   &llb.Image{},
+		"merge": &llb.Merge{},
 	} {
 		d := llb.OpDigest(op)
 		if other, ok := seen[d]; ok {

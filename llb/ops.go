@@ -135,18 +135,21 @@ type Action interface {
 type Copy struct {
 	// From is the index of the input that is read; never 0.
 	From int
-	// Sources are paths within that input, in order. Wildcards are those of
-	// path/filepath.Match when Wildcard is set.
+	// Sources are paths within that input, in order.
 	Sources []Source
+	// Exclude holds patterns of what is left out of a source that is a folder, relative to it, as
+	// those of .dockerignore.
+	Exclude []string
 	// Dest is the destination, absolute within the root. A trailing slash
 	// means a directory.
 	Dest string
 	// Owner is the owner of everything copied; nil keeps the owner of the source
 	// (a Local's files belong to 0:0).
 	Owner *Owner
-	// Mode replaces the permission bits of everything copied, implied parents
-	// included; nil keeps them.
-	Mode *uint32
+	// Mode is what becomes of the permission bits of everything copied: an octal number that
+	// replaces them, of implied parents too, or changes like "u=rwX,go-w" as chmod(1) takes them.
+	// "" keeps them.
+	Mode string
 	// Unpack extracts sources that are tar archives (compressed or not) instead of copying
 	// them. The content decides, not the name.
 	Unpack bool
@@ -155,7 +158,12 @@ type Copy struct {
 // A Source is one source path of a Copy.
 type Source struct {
 	Path     string // cleaned, absolute within the input
-	Wildcard bool   // Path is a pattern; matching nothing is fine
+	Wildcard bool   // Path is a pattern as path/filepath.Match has them; matching nothing is fine
+	// Include, unless it is "", is a pattern like one of .dockerignore, relative to Path: only what
+	// it matches is copied, with the folders on the way to it.
+	Include string
+	// Required makes it an error that Include matches nothing.
+	Required bool
 }
 
 // An Owner names a user and group by the text of --chown or USER: "user[:group]", names or numbers, resolved
@@ -178,13 +186,13 @@ func (a *Copy) hash(h *digest.Hasher) {
 	for _, s := range a.Sources {
 		h.String("path", s.Path)
 		h.Bool("wildcard", s.Wildcard)
+		h.String("include", s.Include)
+		h.Bool("required", s.Required)
 	}
+	h.Strings("exclude", a.Exclude)
 	h.String("dest", a.Dest)
 	a.Owner.hash(h)
-	h.Bool("chmod", a.Mode != nil)
-	if a.Mode != nil {
-		h.Int("mode", int64(*a.Mode))
-	}
+	h.String("mode", a.Mode)
 	h.Bool("unpack", a.Unpack)
 }
 
@@ -226,3 +234,11 @@ func (a *Mkfile) hash(h *digest.Hasher) {
 		h.Int("time", *a.Time)
 	}
 }
+
+// Merge puts the layers of its second input, as they are, on top of its first: what they hold
+// replaces what is there, and directories are united.
+type Merge struct{}
+
+func (*Merge) domain() string      { return "merge/v1" }
+func (*Merge) arity() int          { return 2 }
+func (*Merge) hash(*digest.Hasher) {}

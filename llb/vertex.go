@@ -1,5 +1,5 @@
 // Package llb is the build graph: immutable vertices over a closed set of
-// operations. The operations are those of BuildKit's LLB (source, exec, file),
+// operations. The operations are those of BuildKit's LLB (source, exec, file, merge),
 // so that a graph can be exchanged with that ecosystem.
 //
 // The package is pure data. It performs no I/O, knows no host and no cache, and
@@ -45,7 +45,7 @@ func (p Position) IsZero() bool { return p.Start == 0 }
 // String returns "Dockerfile:12".
 func (p Position) String() string { return fmt.Sprintf("%s:%d", p.File, p.Start) }
 
-// An Op is what a vertex does: *Image, *Local, *HTTP, *Git, *Exec or *File. The set is closed.
+// An Op is what a vertex does: *Image, *Local, *HTTP, *Git, *Exec, *File or *Merge. The set is closed.
 type Op interface {
 	// hash writes every field that can change the result into h.
 	hash(h *digest.Hasher)

@@ -93,11 +93,27 @@ func (f *File) syntaxError(err error) *Error {
 		// A line count of 0 comes from a file without any line.
 		e.Start, e.End = max(e.Start, 1), max(e.End, 1)
 	}
+	e.Hint = hintFor(e.Msg)
 	var unknown *instructions.UnknownInstructionError
 	if errors.As(err, &unknown) && e.Start == 0 {
 		e.Start, e.End = unknown.Line, unknown.Line
 	}
 	return e
+}
+
+// choices are the values of flags of which BuildKit's errors only say that they are none.
+var choices = []struct{ msg, hint string }{
+	{"invalid network mode", "it is default, none or host"},
+	{`security "`, "it is sandbox or insecure"},
+}
+
+func hintFor(msg string) string {
+	for _, c := range choices {
+		if strings.HasPrefix(msg, c.msg) {
+			return c.hint
+		}
+	}
+	return ""
 }
 
 // lines returns the first and last line of loc.

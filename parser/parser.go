@@ -37,18 +37,23 @@ type File struct {
 	Directives []dfparser.Directive
 	// Warnings is what BuildKit's lint rules have to say about the text.
 	Warnings []Warning
+
+	lint linter.Config // as the directive "check" has it
 }
 
-// A Warning is advice on something that builds, but hardly as meant.
-type Warning struct {
-	Rule       string // like "StageNameCasing"
-	Text       string
-	URL        string
-	Start, End int
+// Options are the choices about a Dockerfile that are made outside of it.
+type Options struct {
+	// Check, unless it is "", takes the place of the directive "check": the argument BUILDKIT_DOCKERFILE_CHECK.
+	Check string
+	// Syntax, unless it is "", takes the place of the directive "syntax": the argument BUILDKIT_SYNTAX.
+	Syntax string
 }
 
 // Parse reads a Dockerfile. Errors are of type *Error.
-func Parse(name string, data []byte) (*File, error) {
+func Parse(name string, data []byte) (*File, error) { return Options{}.Parse(name, data) }
+
+// Parse reads a Dockerfile. Errors are of type *Error.
+func (o Options) Parse(name string, data []byte) (*File, error) {
 	f := &File{Name: name, Source: data}
 	if len(data) == 0 {
 		return nil, &Error{File: name, Msg: "the Dockerfile cannot be empty"}
@@ -56,10 +61,13 @@ func Parse(name string, data []byte) (*File, error) {
 	if err := f.readDirectives(); err != nil {
 		return nil, err
 	}
-	lint, err := f.Linter(func(w Warning) { f.Warnings = append(f.Warnings, w) })
-	if err != nil {
+	if err := f.checkSyntax(o.Syntax); err != nil {
 		return nil, err
 	}
+	if err := f.readCheck(o.Check); err != nil {
+		return nil, err
+	}
+	lint := f.Linter(func(w Warning) { f.Warnings = append(f.Warnings, w) })
 	tree, err := dfparser.Parse(bytes.NewReader(data))
 	if err != nil {
 		e := f.syntaxError(err)
@@ -80,9 +88,6 @@ func Parse(name string, data []byte) (*File, error) {
 	}
 	if len(f.Stages) == 0 {
 		return nil, &Error{File: name, Msg: "dockerfile contains no stages to build"}
-	}
-	if err := f.LintError(lint, f.Warnings); err != nil {
-		return nil, err
 	}
 	if err := f.supported(); err != nil {
 		return nil, err
@@ -148,7 +153,7 @@ func (f *File) readDirectives() error {
 		}
 		f.Directives = append(f.Directives, *d)
 	}
-	return f.checkSyntax()
+	return nil
 }
 
 // ours matches the references of the Dockerfile frontend: what it would do is built in.
@@ -156,7 +161,14 @@ var ours = regexp.MustCompile(`^((docker\.io/)?docker/dockerfile(-upstream)?([:@
 
 // checkSyntax refuses frontends: there is no way to run one, and building
 // something else than what it would have built is worse than an error.
-func (f *File) checkSyntax() error {
+func (f *File) checkSyntax(instead string) error {
+	if instead != "" {
+		if ref, _, _ := strings.Cut(strings.TrimSpace(instead), " "); !ours.MatchString(ref) {
+			return &Error{Msg: fmt.Sprintf("BUILDKIT_SYNTAX=%s is not supported by this version", ref),
+				Hint: "only docker/dockerfile is built in"}
+		}
+		return nil
+	}
 	ref, _, loc, ok := dfparser.DetectSyntax(f.Source)
 	if !ok || ours.MatchString(ref) {
 		return nil
@@ -165,35 +177,4 @@ func (f *File) checkSyntax() error {
 	return &Error{File: f.Name, Start: max(start, 1), End: max(end, 1),
 		Msg:  fmt.Sprintf("syntax %s is not supported by this version", ref),
 		Hint: "only docker/dockerfile is built in; remove the line if the file is an ordinary Dockerfile"}
-}
-
-// Linter returns BuildKit's lint rules, those that "# check=" does not skip.
-func (f *File) Linter(warn func(Warning)) (*linter.Linter, error) {
-	cfg := &linter.Config{}
-	for _, d := range f.Directives {
-		if d.Name != "check" {
-			continue
-		}
-		value, _, _ := strings.Cut(d.Value, " ")
-		var err error
-		if cfg, err = linter.ParseLintOptions(value); err != nil {
-			return nil, f.At(d.Location, err)
-		}
-	}
-	cfg.Warn = func(rule, _, url, text string, loc []dfparser.Range) {
-		start, end := lines(loc)
-		warn(Warning{Rule: rule, Text: text, URL: url, Start: start, End: end})
-	}
-	return linter.New(cfg), nil
-}
-
-// LintError returns the first of the warnings of lint as an error if "# check=error=true" asks for it.
-func (f *File) LintError(lint *linter.Linter, warnings []Warning) error {
-	err := lint.Error()
-	if err == nil || len(warnings) == 0 {
-		return err
-	}
-	w := warnings[0]
-	return &Error{File: f.Name, Start: w.Start, End: w.End, Msg: w.Rule + ": " + w.Text, Err: err,
-		Hint: "the directive check=error=true makes warnings errors"}
 }

@@ -73,6 +73,21 @@ func (s *Store) AppendImage(layers []digest.Digest) (id digest.Digest, err error
 	return id, nil
 }
 
+// Stack records the chain that has the layers of upper, as they are, on top of lower, and returns its ID.
+func (s *Store) Stack(lower, upper digest.Digest) (digest.Digest, error) {
+	chains, err := s.Chains(upper)
+	if err != nil {
+		return digest.Digest{}, err
+	}
+	for _, c := range chains {
+		// The content of c counts what is below it too: that may make two equal stacks differ, never the reverse.
+		if lower, err = s.Append(lower, c.Layer, c.Content, c.Created); err != nil {
+			return digest.Digest{}, err
+		}
+	}
+	return lower, nil
+}
+
 // Chain returns the record of a chain. One that is missing or damaged is fs.ErrNotExist.
 func (s *Store) Chain(id digest.Digest) (*Chain, error) {
 	if c, ok := s.chains.Load(id); ok {

@@ -3,10 +3,8 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"os"
-	"slices"
 	"time"
 
 	"github.com/containerd/platforms"
@@ -63,16 +61,28 @@ type plan struct {
 	agents   map[string]func(net.Conn)
 	index    []*source.StatIndex
 	lowered  *lower.Result
+	call     call
 }
 
 // build carries out a build.
 func (a *app) build(ctx context.Context, o *buildOptions, path string) error {
 	p, err := a.plan(o, path)
+	var wrong *parser.Error
+	if p != nil && errors.As(err, &wrong) && p.checks() {
+		return a.tellCheck(p.call, wrong.File, nil, err)
+	}
 	if err != nil {
 		return err
 	}
 	if err := a.open(); err != nil {
 		return err
+	}
+	if p.call.run != nil {
+		defer a.closeContext(p)
+		if err := a.loadContext(ctx, p); err != nil {
+			return err
+		}
+		return p.call.run(a, ctx, p, p.call)
 	}
 	a.useSecrets(p)
 	defer a.executor.Close()
@@ -90,14 +100,13 @@ func (a *app) build(ctx context.Context, o *buildOptions, path string) error {
 		return err
 	}
 	if err := a.lower(ctx, p); err != nil {
+		a.warnAbout(p, err)
 		return err
 	}
 	if err := a.enterFor(ctx, p); err != nil {
 		return err
 	}
-	for _, w := range slices.Concat(p.file.Warnings, p.lowered.Warnings) { // now, that they come once
-		a.display.Warn(fmt.Sprintf("%s: %s (line %d)", w.Rule, w.Text, w.Start))
-	}
+	a.warnAbout(p, nil) // now, that they come once
 	a.warnIsolation()
 	if err := a.limit(&p.limits); err != nil {
 		return err
@@ -127,9 +136,9 @@ func (a *app) plan(o *buildOptions, path string) (*plan, error) {
 	if _, _, err := o.limits.limits(); err != nil {
 		return nil, err
 	}
-	for _, f := range []func(*plan) error{planContext, planFlags, planSecrets, planOutputs, a.readDockerfile, planIgnore} {
+	for _, f := range []func(*plan) error{planContext, planCall, planFlags, planSecrets, planOutputs, a.readDockerfile, planIgnore} {
 		if err := f(p); err != nil {
-			return nil, err
+			return p, err
 		}
 	}
 	return p, nil
@@ -137,6 +146,17 @@ func (a *app) plan(o *buildOptions, path string) (*plan, error) {
 
 // lower turns the Dockerfile into a graph, for which it finds out what base images are.
 func (a *app) lower(ctx context.Context, p *plan) error {
+	opt, err := a.lowerOptions(p)
+	if err != nil {
+		return err
+	}
+	p.lowered, err = lower.Lower(ctx, p.file, opt)
+	return err
+}
+
+// lowerOptions returns what the command line says about the meaning of the Dockerfile, and makes the folders it
+// names known to the executor.
+func (a *app) lowerOptions(p *plan) (lower.Options, error) {
 	opt := lower.Options{
 		Target: p.target, Platform: p.platform, BuildPlatform: platforms.Normalize(platforms.DefaultSpec()),
 		BuildArgs: p.args, Labels: p.labels, Hosts: p.hosts, Epoch: p.epoch, Network: llb.Network(p.network), AllowHostNetwork: p.hostNet, Hostname: p.args["BUILDKIT_SANDBOX_HOSTNAME"],
@@ -147,17 +167,12 @@ func (a *app) lower(ctx context.Context, p *plan) error {
 	}
 	var err error
 	if opt.NamedContexts, err = a.namedContexts(p); err != nil {
-		return err
+		return opt, err
 	}
 	if opt.Context = p.main; p.main == nil {
-		if err := a.local(p, "context", p.context, p.ignore); err != nil {
-			return err
-		}
+		return opt, a.local(p, "context", p.context, p.ignore)
 	}
-	if p.lowered, err = lower.Lower(ctx, p.file, opt); err != nil {
-		return err
-	}
-	return nil
+	return opt, nil
 }
 
 // enterFor goes on in a user namespace if the build needs one: when a step will run a process, or files of a step's

@@ -74,7 +74,8 @@ func (a *app) readDockerfile(p *plan) error {
 // parse reads the text of the Dockerfile.
 func (a *app) parse(p *plan, name string, data []byte) (err error) {
 	a.dockerfile = data
-	p.file, err = parser.Parse(name, data)
+	o := parser.Options{Check: p.args["BUILDKIT_DOCKERFILE_CHECK"], Syntax: p.args["BUILDKIT_SYNTAX"]}
+	p.file, err = o.Parse(name, data)
 	return err
 }
 

@@ -23,6 +23,8 @@ type buildOptions struct {
 	noCache, pull, push, quiet      bool
 	noCacheFilter, allow            []string
 	iidFile, metadataFile, progress string
+	call                            string
+	check                           bool
 	jobs                            int64
 	limits                          limitOptions
 }
@@ -42,6 +44,8 @@ func (o *buildOptions) flags(f *pflag.FlagSet) {
 	f.StringSliceVar(&o.allow, "allow", nil, "what steps may do beyond their sandbox: network.host, to use the network of this host")
 	f.StringArrayVar(&o.secrets, "secret", nil, "value for RUN --mount=type=secret, as id=ID,src=FILE or id=ID,env=VARIABLE")
 	f.StringArrayVar(&o.agents, "ssh", nil, "SSH agent for RUN --mount=type=ssh, as default, ID=SOCKET or ID=KEY[,KEY]")
+	f.StringVar(&o.call, "call", "", "what to do: build, check, outline, targets or subrequests.describe, with ,format=json for programs")
+	f.BoolVar(&o.check, "check", false, "look for mistakes in the Dockerfile and build nothing; the same as --call=check")
 	f.BoolVar(&o.noCache, "no-cache", false, "run every step, whatever is known of it")
 	f.StringSliceVar(&o.noCacheFilter, "no-cache-filter", nil, "run every step of these stages")
 	f.BoolVar(&o.pull, "pull", false, "ask the registries again what the tags of base images mean")
@@ -142,7 +146,7 @@ func planEpoch(p *plan) error {
 	}
 	seconds, err := strconv.ParseInt(text, 10, 64)
 	if err != nil {
-		return usagef("it is a number of seconds since 1970", "invalid %s: %s", name, text)
+		return nil // it may be the name of a context
 	}
 	t := time.Unix(seconds, 0).UTC()
 	p.epoch = &t

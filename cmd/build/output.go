@@ -51,7 +51,7 @@ func (a *app) produce(ctx context.Context, p *plan) ([]*exporter.Result, error) 
 		return nil, err
 	}
 	build := exporter.Build{Spec: p.lowered.Config, Chain: chain, Base: p.lowered.BaseLayers}
-	image, err := exporter.Finish(a.disk, a.layers, build, p.epoch)
+	image, err := exporter.Finish(a.disk, a.layers, build, p.lowered.Epoch)
 	if err != nil {
 		return nil, err
 	}
@@ -115,6 +115,9 @@ func (a *app) records(p *plan, results []*exporter.Result) error {
 		all := map[string]any{}
 		for _, r := range results {
 			maps.Copy(all, r.Metadata())
+		}
+		if warnings := a.metadataWarnings(p); len(warnings) > 0 {
+			all["buildx.build.warnings"] = warnings
 		}
 		b, err := json.MarshalIndent(all, "", "  ")
 		if err != nil {

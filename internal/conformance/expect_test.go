@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"testing"
@@ -68,8 +69,25 @@ func (c *buildCase) outcome(t *testing.T, a *account) string {
 	case err != nil:
 		t.Fatal(err)
 	}
-	return strings.NewReplacer(c.web, "WEB", strings.TrimSuffix(c.web, "/"+c.name), "WEB").Replace(describe(t, openArchive(t, archive)))
+	image := strings.NewReplacer(c.web, "WEB", strings.TrimSuffix(c.web, "/"+c.name), "WEB").Replace(describe(t, openArchive(t, archive)))
+	return image + warnings(stderr.String())
 }
+
+// warnings returns what standard error has to say about the Dockerfile.
+func warnings(stderr string) string {
+	var b strings.Builder
+	for line := range strings.Lines(stderr) {
+		if text, ok := strings.CutPrefix(line, "WARNING: "); ok && aboutLine.MatchString(line) {
+			b.WriteString("  " + text)
+		}
+	}
+	if b.Len() == 0 {
+		return ""
+	}
+	return "warnings\n" + b.String()
+}
+
+var aboutLine = regexp.MustCompile(`\(line \d+\)\n$`)
 
 // message returns the lines of standard error that say what is wrong and what to do.
 func (c *buildCase) message(stderr string) string {

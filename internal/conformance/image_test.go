@@ -11,6 +11,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 
 	"github.com/seed0570efb0/build/internal/testkit"
 )
@@ -76,10 +77,24 @@ func configFacts(t *testing.T, img v1.Image) []fact {
 	for _, k := range slices.Sorted(maps.Keys(c.Volumes)) {
 		add("Volume", k)
 	}
-	if c.Healthcheck != nil {
-		add("Healthcheck", asJSON(t, c.Healthcheck))
+	if check := healthcheck(t, img); check != nil {
+		add("Healthcheck", asJSON(t, check))
 	}
 	return out
+}
+
+// healthcheck returns the check of an image with all its fields, of which v1 does not know every one.
+func healthcheck(t *testing.T, img v1.Image) *dockerspec.HealthcheckConfig {
+	t.Helper()
+	raw, err := img.RawConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var file dockerspec.DockerOCIImage
+	if err := json.Unmarshal(raw, &file); err != nil {
+		t.Fatal(err)
+	}
+	return file.Config.Healthcheck
 }
 
 func asJSON(t *testing.T, v any) string {

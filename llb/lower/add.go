@@ -18,7 +18,8 @@ import (
 // what is an archive there. Sources that lie elsewhere are fetched.
 func (s *stage) applyAdd(c *instructions.AddCommand) (err error) {
 	expanded := *c
-	t := transfer{paths: &expanded.SourcesAndDest, chown: &expanded.Chown, chmod: &expanded.Chmod}
+	t := transfer{paths: &expanded.SourcesAndDest, chown: &expanded.Chown, chmod: &expanded.Chmod,
+		exclude: &expanded.ExcludePatterns, link: c.Link}
 	if err := s.expandTransfer(t); err != nil {
 		return err
 	}
@@ -32,6 +33,9 @@ func (s *stage) applyAdd(c *instructions.AddCommand) (err error) {
 		return err
 	}
 	t.remote = func(src string) (*remote, error) { return s.remote(&expanded, src) }
+	for _, path := range expanded.SourcePaths {
+		s.lintIgnored("Add", path)
+	}
 	unpack := c.Unpack == nil || *c.Unpack
 	return s.transfer("ADD", t, s.mainContext(), unpack)
 }

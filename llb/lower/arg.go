@@ -1,6 +1,7 @@
 package lower
 
 import (
+	"maps"
 	"strings"
 
 	"github.com/containerd/platforms"
@@ -44,20 +45,36 @@ func (l *lowering) predefined() *environment {
 func (l *lowering) addGlobals() error {
 	for _, c := range l.file.MetaArgs {
 		for _, arg := range c.Args {
+			info := OutlineArg{Name: arg.Key, Description: arg.DocComment, Location: c.Location()}
 			value, ok := l.opt.BuildArgs[arg.Key]
-			if !ok && arg.Value == nil {
-				continue
-			}
-			if !ok {
-				var err error
-				if value, err = l.expandGlobal(*arg.Value); err != nil {
+			if !ok && arg.Value != nil {
+				word, err := l.lex.ProcessWordWithMatches(*arg.Value, l.globals)
+				if err == nil {
+					err = checkWord(*arg.Value, word.Result)
+				}
+				if err != nil {
 					return l.file.At(c.Location(), err)
 				}
+				value, ok, info.uses = word.Result, true, word.Matched
+				l.inheritUses(&info)
 			}
-			l.globals.set(arg.Key, value)
+			if ok {
+				l.globals.set(arg.Key, value)
+				info.Value = value
+			}
+			l.globalArgs[arg.Key] = info
 		}
 	}
 	return nil
+}
+
+// inheritUses lets an argument that is made of its own former value use what that used.
+func (l *lowering) inheritUses(arg *OutlineArg) {
+	if _, ok := arg.uses[arg.Name]; !ok {
+		return
+	}
+	delete(arg.uses, arg.Name)
+	maps.Copy(arg.uses, l.globalArgs[arg.Name].uses)
 }
 
 // applyArg declares arguments, left to right, so that one may use those before it.
@@ -66,7 +83,9 @@ func (l *lowering) addGlobals() error {
 func (s *stage) applyArg(c *instructions.ArgCommand) error {
 	text := "ARG"
 	for _, arg := range c.Args {
+		s.lintSecret("ARG", arg.Key)
 		value, ok := s.opt.BuildArgs[arg.Key]
+		own := true
 		if !ok && arg.Value != nil {
 			var err error
 			if value, err = s.expand(*arg.Value); err != nil {
@@ -75,17 +94,22 @@ func (s *stage) applyArg(c *instructions.ArgCommand) error {
 			ok = true
 		} else if !ok {
 			value, ok = s.globals.Get(arg.Key)
+			own = !ok
 		}
 		text += " " + arg.Key
 		arg.Value = nil
 		if ok {
 			arg.Value = &value
 			text += "=" + value
-			if !strings.HasPrefix(arg.Key, "BUILDKIT_SBOM_SCAN_") { // for the frontend, not for RUN
+			if !notForRun(arg.Key) {
 				s.env.set(arg.Key, value)
 			}
 		}
+		s.declare(arg, own)
 		s.args = append(s.args, arg)
 	}
 	return s.record(text, false)
 }
+
+// notForRun reports whether an argument is for the builder alone.
+func notForRun(name string) bool { return strings.HasPrefix(name, "BUILDKIT_SBOM_SCAN_") }

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/patternmatcher"
+	mode "github.com/tonistiigi/dchapes-mode"
 
 	"github.com/seed0570efb0/build/llb"
 	"github.com/seed0570efb0/build/parser"
@@ -15,7 +17,8 @@ import (
 // applyCopy copies from the main context, a stage, an image or a named context.
 func (s *stage) applyCopy(c *instructions.CopyCommand) error {
 	expanded := *c
-	t := transfer{paths: &expanded.SourcesAndDest, chown: &expanded.Chown, chmod: &expanded.Chmod}
+	t := transfer{paths: &expanded.SourcesAndDest, chown: &expanded.Chown, chmod: &expanded.Chmod,
+		exclude: &expanded.ExcludePatterns, link: c.Link, parents: c.Parents}
 	if err := s.expandTransfer(t); err != nil {
 		return err
 	}
@@ -25,6 +28,9 @@ func (s *stage) applyCopy(c *instructions.CopyCommand) error {
 	for _, path := range expanded.SourcePaths {
 		if kind := parser.Remote(path); kind != "" {
 			return fmt.Errorf("source can't be a %s for COPY", kind)
+		}
+		if c.From == "" {
+			s.lintIgnored("Copy", path)
 		}
 	}
 	input, err := s.copySource(c.From)
@@ -52,14 +58,19 @@ func (s *stage) copySource(from string) (*llb.Vertex, error) {
 // A transfer is what COPY and ADD have in common; it points into a copy of the
 // instruction.
 type transfer struct {
-	paths        *instructions.SourcesAndDest
-	chown, chmod *string
+	paths         *instructions.SourcesAndDest
+	chown, chmod  *string
+	exclude       *[]string
+	link, parents bool
 	// remote returns what lies elsewhere under the name of a source, or nil for a path. COPY has none.
 	remote func(src string) (*remote, error)
 }
 
 func (s *stage) expandTransfer(t transfer) (err error) {
 	if t.paths.SourcePaths, err = s.expandAll(t.paths.SourcePaths); err != nil {
+		return err
+	}
+	if *t.exclude, err = s.expandAll(*t.exclude); err != nil {
 		return err
 	}
 	for _, word := range []*string{&t.paths.DestPath, t.chown, t.chmod} {
@@ -72,20 +83,11 @@ func (s *stage) expandTransfer(t transfer) (err error) {
 
 // transfer adds the step of a COPY or ADD that is expanded and supported.
 func (s *stage) transfer(name string, t transfer, input *llb.Vertex, unpack bool) error {
-	op := &llb.Copy{From: 1, Dest: destination(s.workdir(), t.paths.DestPath), Unpack: unpack}
-	text := name
-	if *t.chown != "" {
-		op.Owner = &llb.Owner{Text: *t.chown}
-		text += " --chown=" + *t.chown
+	op, text, err := s.copyAction(name, t)
+	if err != nil {
+		return err
 	}
-	if *t.chmod != "" {
-		mode, err := parseMode(*t.chmod)
-		if err != nil {
-			return err
-		}
-		op.Mode = &mode
-		text += " --chmod=" + *t.chmod
-	}
+	op.Unpack = unpack
 	documents, copyDocuments, err := s.copyDocuments(t.paths.SourceContents, *op)
 	if err != nil {
 		return err
@@ -104,7 +106,12 @@ func (s *stage) transfer(name string, t transfer, input *llb.Vertex, unpack bool
 		actions, inputs = append(actions, copyDocuments), append(inputs, documents)
 		copyDocuments.From = len(inputs)
 	}
-	s.step(&llb.File{Actions: actions}, s.describe(s.current.Command.(fmt.Stringer).String(), s.lex, s.env), inputs...)
+	label := s.describe(s.current.Command.(fmt.Stringer).String(), s.lex, s.env)
+	if t.link && op.Mode == "" { // as on BuildKit, --chmod makes a link an ordinary copy
+		s.linkStep(&llb.File{Actions: actions}, label, inputs)
+	} else {
+		s.step(&llb.File{Actions: actions}, label, inputs...)
+	}
 	return s.record(text+" "+t.paths.DestPath+" # buildkit", true)
 }
 
@@ -136,10 +143,73 @@ func (s *stage) copies(t transfer, op *llb.Copy, input *llb.Vertex) (actions []l
 			c.From, last = from, &c
 			actions = append(actions, last)
 		}
-		clean := path.Join("/", src) // never above the root
-		last.Sources = append(last.Sources, llb.Source{Path: clean, Wildcard: hasWildcard(clean)})
+		last.Sources = append(last.Sources, newSource(src, t.parents))
 	}
 	return actions, inputs, nil
+}
+
+// copyAction returns the action of a COPY or ADD but for its sources, and the text of its flags for the history.
+func (s *stage) copyAction(name string, t transfer) (*llb.Copy, string, error) {
+	op := &llb.Copy{From: 1, Dest: destination(s.workdir(), t.paths.DestPath), Exclude: *t.exclude}
+	if t.parents {
+		name += " --parents"
+	}
+	if *t.chown != "" {
+		if t.link && !numericOwner(*t.chown) {
+			return nil, "", fmt.Errorf("--chown=%s: user and group names can't be resolved when used with --link, "+
+				"use numeric uid[:gid] instead", *t.chown)
+		}
+		op.Owner = &llb.Owner{Text: *t.chown}
+		name += " --chown=" + *t.chown
+	}
+	if *t.chmod != "" {
+		var err error
+		if op.Mode, err = parseMode(*t.chmod); err != nil {
+			return nil, "", err
+		}
+		name += " --chmod=" + *t.chmod
+	}
+	if _, err := patternmatcher.New(op.Exclude); err != nil {
+		return nil, "", fmt.Errorf("--exclude: %w", err)
+	}
+	return op, name, nil
+}
+
+// linkStep makes a layer of its own of op, whatever it is put on: a new base does not make it anew.
+func (s *stage) linkStep(op llb.Op, text string, inputs []*llb.Vertex) {
+	below, number := s.root, s.steps
+	s.root = s.scratch
+	s.step(op, text, inputs...)
+	layer := s.root
+	s.root, s.steps = below, number // both are one step of the Dockerfile
+	s.step(&llb.Merge{}, "LINK "+text, layer)
+}
+
+// newSource reads a source. With --parents its path is kept, from the element "." on if there is one.
+func newSource(src string, parents bool) llb.Source {
+	var pattern string
+	if parents {
+		before, after, ok := strings.Cut(src, "/./")
+		if !ok {
+			before, after = "/", src
+		}
+		src, pattern = before, strings.TrimPrefix(path.Join("/", after), "/")
+	}
+	clean := path.Join("/", src) // never above the root
+	out := llb.Source{Path: clean, Wildcard: hasWildcard(clean), Include: pattern}
+	out.Required = pattern != "" && !out.Wildcard && !hasWildcard(pattern)
+	return out
+}
+
+// numericOwner reports whether the text of --chown needs no passwd file.
+func numericOwner(text string) bool {
+	user, group, _ := strings.Cut(text, ":")
+	for _, id := range []string{user, group} {
+		if _, err := strconv.ParseUint(id, 10, 31); id != "" && err != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // destination returns the absolute path of dest. A trailing slash stays, and
@@ -156,12 +226,20 @@ func destination(workdir, dest string) string {
 	return abs
 }
 
-func parseMode(s string) (uint32, error) {
-	mode, err := strconv.ParseUint(s, 8, 32)
-	if err != nil || mode > 0o7777 {
-		return 0, fmt.Errorf("invalid chmod parameter: '%s'. it should be octal string and between 0 and 07777", s)
+// parseMode checks the value of --chmod and returns it as llb.Copy has it.
+func parseMode(s string) (string, error) {
+	octal := fmt.Errorf("invalid chmod parameter: '%s'. it should be octal string and between 0 and 07777", s)
+	bits, err := strconv.ParseUint(s, 8, 32)
+	switch {
+	case err == nil && bits <= 0o7777:
+		return fmt.Sprintf("%04o", bits), nil
+	case err == nil, s[0] >= '0' && s[0] <= '9':
+		return "", octal
 	}
-	return uint32(mode), nil
+	if _, err := mode.Parse(s); err != nil {
+		return "", fmt.Errorf("invalid chmod parameter: '%s': %w", s, err)
+	}
+	return s, nil
 }
 
 // hasWildcard reports whether p is a pattern: whether it has a meta character

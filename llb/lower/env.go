@@ -14,8 +14,10 @@ func (s *stage) applyEnv(c *instructions.EnvCommand) error {
 	if err != nil {
 		return err
 	}
+	s.lintPairs(c.Name(), pairs)
 	text := "ENV"
 	for _, kv := range pairs {
+		s.lintSecret("ENV", kv.Key)
 		text += " " + kv.String()
 		s.env.set(kv.Key, kv.Value)
 		s.image.Config.Env = setEnv(s.image.Config.Env, kv.Key, kv.Value)

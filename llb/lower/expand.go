@@ -4,9 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-
-	"github.com/moby/buildkit/frontend/dockerfile/linter"
-	"github.com/moby/buildkit/util/suggest"
 )
 
 // An environment holds variables in the order in which they were last set.
@@ -27,6 +24,11 @@ func (e *environment) set(key, value string) {
 	}
 	e.keys = append(e.keys, key)
 	e.values[key] = value
+}
+
+func (e *environment) unset(key string) {
+	e.keys = slices.DeleteFunc(e.keys, func(k string) bool { return k == key })
+	delete(e.values, key)
 }
 
 // Get and Keys make an environment a shell.EnvGetter.
@@ -59,22 +61,13 @@ func checkWord(word, expanded string) error {
 	return nil
 }
 
-// expandGlobal expands a word of FROM or of an ARG before it.
-func (l *lowering) expandGlobal(word string) (string, error) {
-	expanded, _, err := l.lex.ProcessWord(word, l.globals)
-	if err == nil {
-		err = checkWord(word, expanded)
-	}
-	return expanded, err
-}
-
 // expand expands a word of the instruction at hand.
 func (s *stage) expand(word string) (string, error) {
 	expanded, unset, err := s.lex.ProcessWord(word, s.env)
 	if err != nil {
 		return "", err
 	}
-	s.warnUnset(unset)
+	s.lintUnset(unset)
 	return expanded, checkWord(word, expanded)
 }
 
@@ -87,16 +80,4 @@ func (s *stage) expandAll(words []string) (_ []string, err error) {
 		}
 	}
 	return expanded, nil
-}
-
-func (s *stage) warnUnset(names map[string]struct{}) {
-	for _, a := range s.args {
-		delete(names, a.Key) // declared without a value: unset on purpose
-	}
-	lint := s.lint.WithMergedConfigFromComments(s.current.Comments())
-	for _, name := range slices.Sorted(maps.Keys(names)) {
-		near, _ := suggest.Search(name, s.env.Keys(), true)
-		rule := &linter.RuleUndefinedVar
-		lint.Run(rule, s.current.Location(), rule.Format(name, near))
-	}
 }

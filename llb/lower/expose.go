@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/linter"
 )
 
 // applyExpose notes ports. Unlike elsewhere a variable may hold several words.
@@ -19,6 +20,7 @@ func (s *stage) applyExpose(c *instructions.ExposeCommand) error {
 			return err
 		}
 		for _, w := range words {
+			s.lintPort(w)
 			more, err := parsePorts(w)
 			if err != nil {
 				return err
@@ -100,4 +102,17 @@ func parseRange(s string) (first, last int, err error) {
 func parsePort(s string) (int, error) {
 	n, err := strconv.ParseUint(s, 10, 16)
 	return int(n), err
+}
+
+// lintPort finds ports that say more than an image can, or say it in capitals.
+func (s *stage) lintPort(spec string) {
+	ip, host, container := splitPorts(spec)
+	if _, proto, _ := strings.Cut(container, "/"); proto != strings.ToLower(proto) {
+		rule := &linter.RuleExposeProtoCasing
+		s.warn(rule, rule.Format(spec))
+	}
+	if ip != "" || host != "" {
+		rule := &linter.RuleExposeInvalidFormat
+		s.warn(rule, rule.Format(spec))
+	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	"github.com/moby/buildkit/frontend/dockerfile/linter"
+	"github.com/moby/buildkit/frontend/dockerfile/shell"
 	"github.com/moby/buildkit/util/suggest"
 	"github.com/moby/buildkit/util/system"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
@@ -24,11 +25,12 @@ import (
 const scratch = "scratch"
 
 // readFrom expands the words of FROM and finds what it names among the stages above.
-func (s *stage) readFrom() (err error) {
-	if s.base, err = s.expandGlobal(s.from.BaseName); err != nil {
+func (s *stage) readFrom() error {
+	word, err := s.expandFrom(s.from.BaseName)
+	if err != nil {
 		return err
 	}
-	if s.base == "" {
+	if s.base = word.Result; s.base == "" {
 		return fmt.Errorf("base name (%s) should not be blank", s.from.BaseName)
 	}
 	if err := s.readPlatform(); err != nil {
@@ -43,21 +45,38 @@ func (s *stage) readFrom() (err error) {
 	return nil
 }
 
+// expandFrom expands a word of FROM: only arguments before the first FROM count.
+func (s *stage) expandFrom(text string) (shell.ProcessWordResult, error) {
+	word, err := s.lex.ProcessWordWithMatches(text, s.globals)
+	if err != nil {
+		return word, err
+	}
+	s.lintFromWord(word)
+	s.use(word.Matched)
+	return word, checkWord(text, word.Result)
+}
+
 func (s *stage) readPlatform() error {
-	word := s.from.Platform
-	if word == "" {
+	if s.from.Platform == "" {
 		return nil
 	}
-	text, err := s.expandGlobal(word)
+	word, err := s.expandFrom(s.from.Platform)
 	if err != nil {
 		return err
 	}
-	if text == "" {
-		return fmt.Errorf("empty platform value from expression %s", word)
+	s.lintPlatform(word)
+	p, err := platforms.Parse(word.Result)
+	switch {
+	case word.Result == "":
+		err = fmt.Errorf("empty platform value from expression %s", s.from.Platform)
+	case err != nil:
+		err = fmt.Errorf("failed to parse platform %s: %w", s.from.Platform, err)
 	}
-	p, err := platforms.Parse(text)
 	if err != nil {
-		return fmt.Errorf("platform %s: %w", word, err)
+		for _, name := range slices.Sorted(maps.Keys(word.Unmatched)) {
+			err = suggest.WrapError(err, name, s.globals.Keys(), true)
+		}
+		return err
 	}
 	s.platform = p
 	return nil
@@ -81,7 +100,7 @@ type found struct {
 // there are no new ones.
 func (l *lowering) resolve(ctx context.Context, target *stage) (map[*stage]bool, error) {
 	for {
-		reached := reach(target)
+		reached := l.reach(target)
 		if err := l.askImages(ctx, reached); err != nil {
 			return nil, err
 		}
@@ -170,13 +189,22 @@ func (s *stage) ask(ctx context.Context, name string, c *Context) (*Image, error
 		img, err = s.opt.Resolve(ctx, name, s.platform)
 	}
 	if err != nil {
-		hint := ""
-		if near, ok := suggest.Search(s.base, s.stageNames(), true); ok {
-			hint = "did you mean the stage " + near + "?"
-		}
-		return nil, s.fromError(err, hint) // which names the image
+		return nil, s.fromError(err, s.suggestBase()) // which names the image
 	}
 	return img, nil
+}
+
+// suggestBase returns what the one may have meant who wrote the name of a base that is not there.
+func (s *stage) suggestBase() string {
+	if near, ok := suggest.Search(s.base, s.stageNames(), true); ok {
+		return "did you mean the stage " + near + "?"
+	}
+	common := []string{"alpine", "busybox", "debian", "fedora", "golang", "nginx", "node", "python", "ubuntu"}
+	name, tag, _ := strings.Cut(s.base, ":")
+	if near, ok := suggest.Search(name, common, true); ok {
+		return fmt.Sprintf("did you mean %s?", strings.TrimSuffix(near+":"+tag, ":"))
+	}
+	return ""
 }
 
 // fromError puts err at the FROM of the stage.
@@ -220,7 +248,7 @@ func (s *stage) inherit(p *stage) {
 	s.root, s.image, s.env = p.root, cloneImage(p.image), p.env.clone()
 	s.baseLayers, s.baseHistory = p.baseLayers, p.baseHistory
 	s.args = slices.Clone(p.args)
-	s.platform = p.platform
+	s.platform, s.workdirSet = p.platform, p.workdirSet
 }
 
 func (s *stage) startImage(img *Image) {
@@ -285,8 +313,7 @@ func (s *stage) warnPlatform(have ocispec.Platform) {
 		return
 	}
 	rule := &linter.RuleInvalidBaseImagePlatform
-	s.lint.WithMergedConfigFromComments(s.from.Comments).Run(rule, s.from.Location, rule.Format(s.from.BaseName,
-		platforms.FormatAll(platforms.Normalize(want)), platforms.FormatAll(platforms.Normalize(have))))
+	s.warnFrom(rule, rule.Format(s.from.BaseName, platforms.FormatAll(platforms.Normalize(want)), platforms.FormatAll(platforms.Normalize(have))))
 }
 
 // emptyImage returns the config of scratch.

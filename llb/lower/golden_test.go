@@ -216,7 +216,7 @@ func fakeResolve(_ context.Context, ref string, p ocispec.Platform) (*Image, err
 	case "arm":
 		img.Config.Architecture = "arm64"
 	case "broken":
-		c.OnBuild = []string{"COPY --link a b"}
+		c.OnBuild = []string{"RUN --device=vendor.com/gpu true"}
 	}
 	return img, nil
 }

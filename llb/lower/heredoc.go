@@ -49,7 +49,7 @@ func (s *stage) expandDocument(text string) (string, error) {
 	lex.SkipProcessQuotes = true
 	expanded, unset, err := lex.ProcessWord(text, s.env)
 	if err == nil {
-		s.warnUnset(unset)
+		s.lintUnset(unset)
 	}
 	return expanded, err
 }

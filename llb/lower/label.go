@@ -10,6 +10,7 @@ func (s *stage) applyLabel(c *instructions.LabelCommand) error {
 	if s.image.Config.Labels == nil {
 		s.image.Config.Labels = map[string]string{}
 	}
+	s.lintPairs(c.Name(), pairs)
 	text := "LABEL"
 	for _, kv := range pairs {
 		text += " " + kv.String()

@@ -59,7 +59,7 @@ type Options struct {
 	Platform, BuildPlatform ocispec.Platform
 	// BuildArgs holds the values of --build-arg. An argument without a value is left out.
 	BuildArgs map[string]string
-	// Epoch, when not nil, is SOURCE_DATE_EPOCH: the time of what WORKDIR makes.
+	// Epoch, when not nil, is SOURCE_DATE_EPOCH: the time of what WORKDIR makes. The Dockerfile can set it, too.
 	Epoch *time.Time
 	// Labels are added to those of LABEL, and win.
 	Labels map[string]string
@@ -96,7 +96,9 @@ type Result struct {
 	BaseLayers int
 	// BaseHistory is the number of history entries that came with it; they keep their times.
 	BaseHistory int
-	Warnings    []parser.Warning
+	// Epoch is the time that the image is to have, or nil.
+	Epoch    *time.Time
+	Warnings []parser.Warning
 }
 
 // Lower returns what f means under opt. Errors about the text are of type
@@ -106,6 +108,29 @@ func Lower(ctx context.Context, f *parser.File, opt Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	target, err := l.run(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.CheckWarnings(l.warnings); err != nil {
+		return nil, err
+	}
+	return l.result(target), nil
+}
+
+// Check returns the warnings about f, also when there is an error. Without a target in opt it looks at all stages.
+func Check(ctx context.Context, f *parser.File, opt Options) ([]parser.Warning, error) {
+	l, err := newLowering(f, opt)
+	if err != nil {
+		return f.Warnings, err
+	}
+	l.all = opt.Target == ""
+	_, err = l.run(ctx)
+	return slices.Concat(f.Warnings, l.warnings), err
+}
+
+// run lowers the stages in reach and returns the target.
+func (l *lowering) run(ctx context.Context) (*stage, error) {
 	if err := l.addStages(); err != nil {
 		return nil, err
 	}
@@ -127,10 +152,7 @@ func Lower(ctx context.Context, f *parser.File, opt Options) (*Result, error) {
 			}
 		}
 	}
-	if err := f.LintError(l.lint, l.warnings); err != nil {
-		return nil, err
-	}
-	return l.result(target), nil
+	return target, nil
 }
 
 // A lowering is one call of Lower.
@@ -141,9 +163,12 @@ type lowering struct {
 	lint     *linter.Linter
 	warnings []parser.Warning
 
-	globals  *environment       // predefined arguments and the ARGs before the first FROM
-	proxy    []string           // the proxy variables that every RUN sees
-	contexts map[string]Context // opt.NamedContexts by normalised name
+	all bool // every stage is in reach
+
+	globals    *environment          // predefined arguments and the ARGs before the first FROM
+	globalArgs map[string]OutlineArg // the ARGs before the first FROM
+	proxy      []string              // the proxy variables that every RUN sees
+	contexts   map[string]Context    // opt.NamedContexts by normalised name
 
 	stages []*stage            // as written, followed by the images of COPY --from
 	byName map[string]*stage   // by lower-case name; of two the last
@@ -178,17 +203,19 @@ func newLowering(f *parser.File, opt Options) (*lowering, error) {
 			key, ok = platformKey(key, p), ok && err == nil
 		}
 		if !ok {
-			return nil, fmt.Errorf("invalid context name %q", name)
+			return nil, &parser.Error{Msg: fmt.Sprintf("invalid context name %q", name), Hint: "it is the name of a stage or an image, in lower case"}
 		}
 		l.contexts[key] = c
 	}
-	var err error
-	l.lint, err = f.Linter(func(w parser.Warning) { l.warnings = append(l.warnings, w) })
-	if err != nil {
-		return nil, err
+	l.lint = f.Linter(func(w parser.Warning) { l.warnings = append(l.warnings, w) })
+	l.lintNames()
+	l.lintCasing()
+	l.globals, l.globalArgs = l.predefined(), map[string]OutlineArg{}
+	l.lintDefaults()
+	if err := l.addGlobals(); err != nil {
+		return l, err
 	}
-	l.globals = l.predefined()
-	return l, l.addGlobals()
+	return l, l.readEpoch()
 }
 
 // platformKey names the context that stands in for name on one platform only.
@@ -273,6 +300,7 @@ func (l *lowering) result(target *stage) *Result {
 		Config:      img,
 		BaseLayers:  target.baseLayers,
 		BaseHistory: target.baseHistory,
+		Epoch:       l.opt.Epoch,
 		Warnings:    slices.Clip(l.warnings),
 	}
 }

@@ -325,3 +325,26 @@ func checkResult(t *testing.T, res *Result) {
 		t.Errorf("%d layers upon %d of the base, but history has %d", layers, res.BaseLayers, lines)
 	}
 }
+
+func TestSuggestBase(t *testing.T) {
+	f, err := parser.Parse("Dockerfile", []byte("FROM scratch AS builder\nFROM x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := newLowering(f, Options{Platform: amd64, BuildPlatform: amd64})
+	if err == nil {
+		err = l.addStages()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for base, want := range map[string]string{
+		"bulder": "did you mean the stage builder?", "apline": "did you mean alpine?", "debain:12": "did you mean debian:12?",
+		"debian:12": "", "example.com/app": "",
+	} {
+		s := &stage{lowering: l, base: base}
+		if got := s.suggestBase(); got != want {
+			t.Errorf("%s: got %q, want %q", base, got, want)
+		}
+	}
+}

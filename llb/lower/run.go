@@ -34,6 +34,7 @@ func (s *stage) applyRun(c *instructions.RunCommand) error {
 	if err != nil {
 		return err
 	}
+	s.asks(op.Mounts)
 	summary := ""
 	if len(c.Files) == 0 {
 		op.Args = s.commandLine(c.ShellDependantCmdLine)

@@ -50,9 +50,15 @@ type stage struct {
 	baseHistory int
 	env         *environment                        // what RUN and expansion see: ENV and ARG, the later line winning
 	args        []instructions.KeyValuePairOptional // declared so far
-	cmdSet      bool                                // by a CMD of this stage
+	once        map[string][]dfparser.Range         // CMD, ENTRYPOINT and HEALTHCHECK: where this stage has them
+	workdirSet  bool                                // by a WORKDIR of this stage or its parents
 	steps       int                                 // labelled so far
 	current     command
+
+	// The outline: arguments by name, and what else can be given.
+	used    map[string]bool
+	ownArgs map[string]OutlineArg
+	wanted  []want
 }
 
 // A command is an instruction of a stage.
@@ -223,7 +229,7 @@ func findCycle(stages []*stage) (*stage, []dfparser.Range) {
 }
 
 // reach returns all stages that s needs, itself included.
-func reach(s *stage) map[*stage]bool {
+func (l *lowering) reach(s *stage) map[*stage]bool {
 	reached := map[*stage]bool{}
 	var visit func(s *stage)
 	visit = func(s *stage) {
@@ -242,6 +248,11 @@ func reach(s *stage) map[*stage]bool {
 		}
 	}
 	visit(s)
+	if l.all {
+		for _, s := range l.stages {
+			visit(s)
+		}
+	}
 	return reached
 }
 

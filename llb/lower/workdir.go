@@ -16,6 +16,7 @@ func (s *stage) applyWorkdir(c *instructions.WorkdirCommand) error {
 	if err != nil {
 		return err
 	}
+	s.lintWorkdir(word)
 	wd, err := system.NormalizeWorkdir(s.image.Config.WorkingDir, word, "linux")
 	if err != nil {
 		return err

@@ -1,0 +1,1 @@
+echo in > in && tar --owner=0 --group=0 -cf a.tar in && rm in

@@ -1,0 +1,1 @@
+mkdir d && echo in > in && tar --mtime=@0 --mode=644 --owner=0 --group=0 -cf d/a.tar in && rm in

@@ -1,0 +1,1 @@
+ln -s x one/l && ln -s /nowhere two/x && echo l > two/l

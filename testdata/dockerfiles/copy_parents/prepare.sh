@@ -1,0 +1,1 @@
+chmod 775 a && chmod 1777 a/b

@@ -1,0 +1,1 @@
+ln -s d/f l && ln -s d dl

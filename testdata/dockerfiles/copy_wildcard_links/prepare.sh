@@ -1,0 +1,1 @@
+ln -s d link && ln -s f1 d/f2
