@@ -342,13 +342,17 @@ func (s *Store) CommitFlat(ctx context.Context, f *Flat, links LinkOwner, create
 	if err != nil {
 		return digest.Digest{}, err
 	}
+	below, err := s.View(ctx, f.parent)
+	if err != nil {
+		return digest.Digest{}, err
+	}
 	blob, err := s.disk.NewBlob()
 	if err != nil {
 		return digest.Digest{}, err
 	}
 	defer blob.Abort()
 	w := NewWriter(blob)
-	if err := captureOnly(ctx, w, f.dir, picked, owners.OneID(), links); err != nil {
+	if err := captureOnly(ctx, w, f.dir, picked, below, owners.OneID(), links); err != nil {
 		return digest.Digest{}, err
 	}
 	toc, err := w.Close()

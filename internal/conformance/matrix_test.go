@@ -15,7 +15,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/seed0570efb0/build/internal/testkit"
@@ -67,8 +66,7 @@ CMD ["cat", "/hello"]
 `},
 	{name: "apt-get", debian: true, dockerfile: `
 FROM debian
-COPY root /
-COPY *.deb /debs/
+COPY root debian /
 ENV DEBIAN_FRONTEND=noninteractive
 RUN apt-get install -y --no-install-recommends /debs/*.deb && rm -rf /var/log/* /var/cache/* && settle
 RUN useradd -m -G crontab app && setcap cap_net_bind_service+ep /usr/sbin/cron && getcap /usr/sbin/cron && settle
@@ -99,7 +97,7 @@ RUN id -u > /open/uid && id -g > /open/gid && chmod 4755 /open/uid && settle
 USER root
 RUN su app -c 'id -un > /open/su' && cat /home/app/private/file && settle
 `},
-	{name: "mounts", options: []string{"--secret", "id=token,src=root/usr/local/bin/settle"}, chroot: "RUN --mount is refused", dockerfile: `
+	{name: "mounts", options: []string{"--secret", "id=token,src=root/usr/local/bin/settle"}, chroot: "this host allows no mounts, and in their place only files can be copied", dockerfile: `
 FROM busybox
 COPY root /
 RUN --mount=type=cache,target=/cache,uid=1000,gid=1001 --mount=type=secret,id=token,uid=1000 --mount=type=bind,target=/context \
@@ -156,8 +154,8 @@ type builder struct {
 func newMatrix(t *testing.T) *matrix {
 	m := &matrix{t: t, context: tempDir(t), cells: map[[2]string]string{}, images: map[string]v1.Image{}}
 	m.bases = []string{"--build-context", "busybox=oci-layout://" + base(t)}
-	// A root without /proc and /sys gets them with the first step, at the time of that.
-	testkit.Tree(t, m.context, "places/one/", "places/two/", "places/given/", "root/proc/", "root/sys/", "root/usr/local/bin/settle 755 = #!/bin/sh\nfind / -xdev -newer /usr/local/bin/settle -exec touch -h -d '2001-02-03 04:05:06' {} + 2> /dev/null || :\n")
+	// A root without these folders gets them with the first step, at the time of that.
+	testkit.Tree(t, m.context, "places/one/", "places/two/", "places/given/", "root/proc/", "root/sys/", "root/dev/", "root/usr/local/bin/settle 755 = #!/bin/sh\nfind / -xdev -newer /usr/local/bin/settle -exec touch -h -d '2001-02-03 04:05:06' {} + 2> /dev/null || :\n")
 	write(t, filepath.Join(m.context, "owners.tar"), string(testkit.Tar(t, "dir/ 0750 10:20", "file 4711 65534:65533", "link -> file 11:12")))
 	for _, w := range workloads {
 		write(t, filepath.Join(m.context, w.name+".Dockerfile"), w.dockerfile)
@@ -179,7 +177,7 @@ func (m *matrix) addDebian(t *testing.T) {
 			return
 		}
 	}
-	if err := os.CopyFS(m.context, os.DirFS(packages)); err != nil {
+	if err := os.CopyFS(filepath.Join(m.context, "debian/debs"), os.DirFS(packages)); err != nil {
 		t.Fatal(err)
 	}
 	layer, err := os.ReadFile(root)
@@ -284,8 +282,23 @@ func (m *matrix) same(t *testing.T, w *workload, img v1.Image) bool {
 	if a == b {
 		return true
 	}
-	t.Errorf("the digest is %s on the first rung and %s here:\n%s", a, b, cmp.Diff(describeLayers(t, first), describeLayers(t, img)))
+	t.Errorf("the digest is %s on the first rung and %s here:\n%s", a, b, missing(describeLayers(t, img), describeLayers(t, first), "only there")+missing(describeLayers(t, first), describeLayers(t, img), "only here"))
 	return false
+}
+
+// missing returns the lines of b that a does not have.
+func missing(a, b []string, title string) string {
+	has := map[string]bool{}
+	for _, line := range a {
+		has[line] = true
+	}
+	var out strings.Builder
+	for _, line := range b {
+		if !has[line] {
+			fmt.Fprintf(&out, "%s: %s\n", title, line)
+		}
+	}
+	return out.String()
 }
 
 func digestOf(t *testing.T, img v1.Image) string {
