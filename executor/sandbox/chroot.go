@@ -182,6 +182,9 @@ func step() error {
 	if err := spec.becomeUser(); err != nil {
 		return err
 	}
+	if err := scope(); err != nil {
+		return err
+	}
 	if err := dieWithParent(); err != nil {
 		return err
 	}
