@@ -582,7 +582,7 @@ var supervisorAttacks = map[string]func() error{
 		}
 		copy(page, bytes.Repeat([]byte("a/"), 2048)) // no end before the end of the page
 		start := uintptr(unsafe.Pointer(&page[0]))
-		addresses := []uintptr{0, 1, start, start + 4095, start + 4096, ^uintptr(0), 1 << 47, uintptr(unsafe.Pointer(unsafe.StringData("/none\x00")))}
+		addresses := []uintptr{0, 1, start, start + 4095, start + 4096, ^uintptr(0), 1 << 47, uintptr(unsafe.Pointer(unsafe.StringData("/none/none\x00")))}
 		fds := []uintptr{0, 1, 99, ^uintptr(0), ^uintptr(99), 1 << 31, 1<<32 - 100}
 		calls := []uintptr{
 			unix.SYS_CHOWN, unix.SYS_LCHOWN, unix.SYS_FCHOWNAT, unix.SYS_FCHOWN, unix.SYS_STAT, unix.SYS_LSTAT, unix.SYS_NEWFSTATAT, unix.SYS_FSTAT, unix.SYS_STATX,
@@ -668,9 +668,10 @@ func race(change, act func()) error {
 		runtime.LockOSThread()
 		for !stop.Load() {
 			change()
+			unix.Nanosleep(&unix.Timespec{Nsec: 1000}, nil)
 		}
 	})
-	for range 3000 {
+	for range 500 {
 		act()
 	}
 	stop.Store(true)
