@@ -146,6 +146,9 @@ func attackProc() error {
 				unix.Close(fd)
 			}
 		}
+		if os.Getenv(maskedVariable) != "" {
+			continue // it is the old /proc, and what the user of both owns can be opened
+		}
 		for _, name := range []string{"mem", "clear_refs", "oom_score_adj", "oom_adj", "coredump_filter", "uid_map", "gid_map", "setgroups", "timens_offsets", "attr/current", "comm", "autogroup"} {
 			if f, err := os.OpenFile(dir+"/"+name, os.O_WRONLY, 0); err == nil {
 				list = append(list, fmt.Errorf("%s/%s can be written", dir, name))
