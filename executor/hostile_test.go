@@ -17,7 +17,7 @@ func TestHostileFiles(t *testing.T) {
 		// 4,200 characters in one path, which no call takes as a whole.
 		{"", `n=$(printf '%0200d' 0); for top in a b; do p=/w/$top; mkdir $p; for i in 1 2 3 4 5 6 7 8 9 10 11; do p=$p/$n; mkdir $p; done; done
 			echo deep > $p/f; touch -d '2000-01-01 00:00:00' $p/f; while [ $p != /w/b ]; do p=${p%/*}; touch -d '2000-01-01 00:00:00' $p/$n; done
-			p=/w/a; for i in 1 2 3 4 5 6 7 8 9 10 11; do p=$p/$n; done; mv /w/b $p/b; while [ $p != /w/a ]; do touch -d '2000-01-01 00:00:00' $p; p=${p%/*}; done; touch -d '2000-01-01 00:00:00' $p /w`},
+			p=/w/a; for i in 1 2 3 4 5 6 7 8 9 10 11; do p=$p/$n; done; touch -d '2000-01-01 00:00:00' /w/b; mv /w/b $p/b; while [ $p != /w/a ]; do touch -d '2000-01-01 00:00:00' $p; p=${p%/*}; done; touch -d '2000-01-01 00:00:00' $p /w`},
 		{"", `busybox truncate -s 64M /w/sparse; i=0; while [ $i -lt 200 ]; do ln /w/sparse /w/hard$i; i=$((i+1)); done` + settle},
 		{"", `(setsid sleep 1000 > /dev/null 2>&1 &); (trap '' TERM; sleep 1000) > /dev/null 2>&1 & echo $$ > /dev/null`},
 		{"1000", `cd /home/app 2> /dev/null; id -u`},
