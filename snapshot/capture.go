@@ -22,28 +22,27 @@ type LinkOwner func(dir int, base, name string) (owners.Mark, error)
 // digests in known, which may be nil, save hashing files again. In a marked tree the owners are those of the
 // marks and of links, see package owners.
 func capture(ctx context.Context, w *Writer, dir string, known *TOC, marked bool, links LinkOwner) error {
-	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return &os.PathError{Op: "open", Path: dir, Err: err}
-	}
-	c := capturer{ctx: ctx, w: w, known: known, marked: marked, links: links, names: map[[2]uint64]string{}}
-	return c.dir(os.NewFile(uintptr(fd), dir), ".")
+	c := capturer{ctx: ctx, w: w, known: known, marked: marked, links: links}
+	return c.root(dir)
 }
 
-// captureOnly is capture for a folder that holds more than the layer: only what is picked is added, and whiteouts
+// captureUpper is capture for the upper directory of an overlay on below. What it holds and what is no change is
+// removed from it.
+func captureUpper(ctx context.Context, w *Writer, dir string, below *View, marked bool, links LinkOwner) error {
+	c := capturer{ctx: ctx, w: w, below: below, marked: marked, links: links}
+	return c.root(dir)
+}
+
+// captureOnly is capture for a folder that holds more than the layer on below: only what is picked is added, and whiteouts
 // for what is gone.
-func captureOnly(ctx context.Context, w *Writer, dir string, picked map[string]pick, marked bool, links LinkOwner) error {
-	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return &os.PathError{Op: "open", Path: dir, Err: err}
-	}
-	c := capturer{ctx: ctx, w: w, marked: marked, links: links, names: map[[2]uint64]string{}, picked: picked, gone: map[string][]string{}}
+func captureOnly(ctx context.Context, w *Writer, dir string, picked map[string]pick, below *View, marked bool, links LinkOwner) error {
+	c := capturer{ctx: ctx, w: w, below: below, marked: marked, links: links, picked: picked, gone: map[string][]string{}}
 	for p, k := range picked {
 		if k == pickGone {
 			c.gone[parentOf(p)] = append(c.gone[parentOf(p)], path.Base(p))
 		}
 	}
-	return c.dir(os.NewFile(uintptr(fd), dir), ".")
+	return c.root(dir)
 }
 
 type capturer struct {
@@ -54,10 +53,22 @@ type capturer struct {
 	marked bool
 	links  LinkOwner // nil: as in known
 
+	below *View // what the layer is on, if it is being made
+
 	// picked, when not nil, is what is added; gone has those of it that are gone, by directory.
 	picked map[string]pick
 	gone   map[string][]string
 	names  map[[2]uint64]string // the first name of files with several
+}
+
+// root adds what is in the folder dir.
+func (c *capturer) root(dir string) error {
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: dir, Err: err}
+	}
+	c.names = map[[2]uint64]string{}
+	return c.dir(os.NewFile(uintptr(fd), dir), ".")
 }
 
 // dir adds what is in the directory p, open as f, and closes it. Descriptors lead from
@@ -108,6 +119,9 @@ func (c *capturer) entry(dir int, name, p string) error {
 			return &os.PathError{Op: "owner", Path: p, Err: err}
 		}
 	case unix.S_IFCHR:
+		if st.Rdev == 0 && c.picked != nil {
+			return nil // in an overlay it could not have been made
+		}
 		if st.Rdev == 0 {
 			return c.w.Add(Entry{Path: p, Type: Whiteout}, nil)
 		}
@@ -168,7 +182,9 @@ func (c *capturer) subdir(dir int, name string, e Entry) error {
 	f := os.NewFile(uintptr(fd), e.Path)
 	c.own(f, &e)
 	if e.Xattrs, e.Opaque, err = readXattrs(fd); err == nil {
-		e.Opaque = e.Opaque || c.picked[e.Path] == pickOpaque
+		err = c.opaque(fd, &e)
+	}
+	if err == nil {
 		err = c.w.Add(e, nil)
 	}
 	if err != nil {
@@ -205,6 +221,12 @@ func (c *capturer) file(dir int, name string, st *unix.Stat_t, e Entry) error {
 	}
 	if e.Xattrs, _, err = readXattrs(fd); err != nil {
 		return fmt.Errorf("%s: %w", e.Path, err)
+	}
+	if same, err := c.unchanged(f, st, &e); err != nil || same {
+		if err == nil && c.picked == nil {
+			err = removeUnseen(dir, name)
+		}
+		return err
 	}
 	return c.w.Add(e, stoppable{c.ctx, f})
 }

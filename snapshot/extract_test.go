@@ -117,3 +117,38 @@ func TestHostileArchives(t *testing.T) {
 		})
 	}
 }
+
+// Attributes that overlayfs or we would believe are not for a layer to bring.
+func TestHostileAttributes(t *testing.T) {
+	records := map[string]string{"SCHILY.xattr.user.kept": "x"}
+	for _, name := range []string{
+		"user.build.owner", "user.overlay.opaque", "user.overlay.redirect", "user.overlay.metacopy", "user.overlay.origin",
+		"trusted.overlay.opaque", "trusted.overlay.redirect", "security.selinux", "system.posix_acl_access",
+	} {
+		records["SCHILY.xattr."+name] = "y"
+	}
+	records["SCHILY.xattr.user.build.owner"] = "5:6"
+	s := testStore(t)
+	id, err := tarLayer(t, s, digest.Digest{},
+		tar.Header{Name: "d/", Typeflag: tar.TypeDir, Mode: 0o755, PAXRecords: records, Format: tar.FormatPAX},
+		tar.Header{Name: "d/f", Typeflag: tar.TypeReg, Mode: 0o644, PAXRecords: records, Format: tar.FormatPAX})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range topTOC(t, s, id).Entries {
+		if len(e.Xattrs) != 1 || e.Xattrs["user.kept"] != "x" || e.Opaque || e.UID != 0 {
+			t.Errorf("%+v", e)
+		}
+	}
+	trees, err := s.Trees(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{"d", "d/f"} {
+		b := make([]byte, 1024)
+		n, err := unix.Listxattr(filepath.Join(trees[0], file), b)
+		if err != nil || string(b[:n]) != "user.kept\x00" {
+			t.Errorf("%s has %q, %v", file, b[:max(n, 0)], err)
+		}
+	}
+}

@@ -342,8 +342,12 @@ func (s *Store) CommitFlat(ctx context.Context, f *Flat, links LinkOwner, create
 	if err != nil {
 		return digest.Digest{}, err
 	}
+	below, err := s.View(ctx, f.parent)
+	if err != nil {
+		return digest.Digest{}, err
+	}
 	return s.commitNew(f.parent, created, func(w *Writer) error {
-		return captureOnly(ctx, w, f.dir, picked, owners.OneID(), links)
+		return captureOnly(ctx, w, f.dir, picked, below, owners.OneID(), links)
 	})
 }
 

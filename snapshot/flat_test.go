@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -53,6 +54,10 @@ func TestFlatIsTheOverlay(t *testing.T) {
 		"made and removed":   `echo x > x; rm x`,
 		"made in a folder":   `echo x > dir/x; rm dir/x`,
 		"several names":      `echo a > z; ln z m; ln z a`,
+		"opened":             `: >> dir/a; : >> dir/sub/c; echo x > dir/sub/y; : >> dir/d; touch dir`,
+		"moved folder":       `mkdir n; echo x > n/x; mv n dir/moved; mkdir -p o/p; mv o/p gone/p`,
+		"whiteout by hand":   `mknod dir/w c 0 0 2>&- || :; mknod file2 c 0 0 2>&- || :; touch dir`,
+		"mark by hand":       `setfattr -n user.overlay.opaque -v y dir; setfattr -n user.overlay.metacopy dir/a; setfattr -n user.build.owner -v 5:6 dir/a`,
 	}
 	for name, script := range scripts {
 		t.Run(name, func(t *testing.T) {
@@ -106,6 +111,18 @@ func overlayContent(t *testing.T, s *Store, base digest.Digest, script string) [
 	id, err := s.CommitTree(t.Context(), base, filepath.Join(dir, "upper"), nil, epoch)
 	if err != nil {
 		t.Fatal(err)
+	}
+	c, err := s.Chain(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, _, err := s.openStream(t.Context(), c.Layer) // made of the tree, and checked
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if _, err := io.Copy(io.Discard, r); err != nil {
+		t.Error(err)
 	}
 	return topEntries(t, s, id)
 }

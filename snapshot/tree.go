@@ -225,8 +225,12 @@ func (s *Store) fillImplied(ctx context.Context, c *Chain, dir string, implied [
 // chain of both. The folder becomes the layer's tree: it is moved away. In a user namespace with one id, links
 // tells the owners of what can carry no mark.
 func (s *Store) CommitTree(ctx context.Context, parent digest.Digest, dir string, links LinkOwner, created time.Time) (digest.Digest, error) {
+	below, err := s.View(ctx, parent)
+	if err != nil {
+		return digest.Digest{}, err
+	}
 	w := NewWriter(io.Discard)
-	if err := capture(ctx, w, dir, nil, owners.OneID(), links); err != nil {
+	if err := captureUpper(ctx, w, dir, below, owners.OneID(), links); err != nil {
 		return digest.Digest{}, err
 	}
 	toc, err := w.Close()

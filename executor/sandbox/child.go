@@ -19,6 +19,7 @@ type inherited struct {
 	report   int
 	groups   []int // to enter the control groups
 	listener int   // takes the listener of the filter, with Spec.OneUID
+	rules    int   // of scopeRules, for a chroot; or -1
 
 	copies []int // those of them that only the child needs
 }
@@ -42,6 +43,9 @@ func (s *Spec) program(st *stage, fds inherited) (*program, error) {
 	}
 	if err := p.becomeUser(s); err != nil {
 		return p, err
+	}
+	if fds.rules >= 0 {
+		p.add("landlock", unix.SYS_LANDLOCK_RESTRICT_SELF, uintptr(fds.rules), 0)
 	}
 	return p, p.exec(s, fds.listener)
 }

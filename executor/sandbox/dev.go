@@ -21,7 +21,7 @@ var devLinks = []struct{ name, to string }{
 }
 
 func devFS() (mnt int, err error) {
-	return newFS("tmpfs", unix.MOUNT_ATTR_NOSUID, "mode=755", "size=64m")
+	return newFS("tmpfs", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, "mode=755", "size=64m")
 }
 
 // fillDev makes what is in /dev.

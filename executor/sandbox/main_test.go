@@ -23,6 +23,7 @@ const modeVariable = "SANDBOX_TEST_MODE"
 
 func TestMain(m *testing.M) {
 	sandbox.Main()
+	attackIfAsked()
 	if os.Getenv(clientVariable) != "" {
 		if err := runClient(os.Args[1:]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -100,7 +101,7 @@ func TestInContainer(t *testing.T) {
 	user := cmd.SysProcAttr.Credential
 	script := fmt.Sprintf(`mount --bind /dev/null /proc/keys && mount -t tmpfs none /sys/firmware &&
 		exec setpriv --reuid=%d --regid=%d --clear-groups "$0" -test.v -test.run="$1"`, user.Uid, user.Gid)
-	tests := "^Test(Status|Streams|Environment|WorkingDirectory|User|Privileges|MountTable|SystemFolders|NetworkNone|Orphans.*|Proc)$"
+	tests := "^Test(Status|Streams|Environment|WorkingDirectory|User|Privileges|MountTable|SystemFolders|NetworkNone|Orphans.*|Proc|Attack.*)$"
 	outer := exec.Command("unshare", "--mount", "sh", "-c", script, cmd.Path, tests)
 	outer.Env = append(os.Environ(), append(cmd.Env, modeVariable+"=subids", maskedVariable+"=1")...)
 	outer.Dir = cmd.Dir

@@ -181,16 +181,16 @@ func (m *Mount) open(stage string) (mnt int, err error) {
 		}
 		defer unix.Unmount(stage, unix.MNT_DETACH)
 		defer unix.Close(fd)
-		return copyBelow(fd, m.Path, attrs)
-	}
-	if m.Path == "" {
-		return copyMounts(unix.AT_FDCWD, m.Source, attrs)
+		return copyBelow(fd, m.Path, attrs|unix.MOUNT_ATTR_NODEV)
 	}
 	fd, err := unix.Open(m.Source, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, err
 	}
 	defer unix.Close(fd)
+	if k, err := kindOf(fd); err != nil || k == folder { // a device is given by its own name only
+		attrs |= unix.MOUNT_ATTR_NODEV
+	}
 	return copyBelow(fd, m.Path, attrs)
 }
 

@@ -16,9 +16,12 @@ import (
 // volatile: nothing of an upper is kept after a crash, and syncing it costs seconds.
 var overlayOptions = []string{"userxattr", "volatile", "index=off"}
 
+// A root is mounted nodev: root of the host may make device files, and those of its disks must not open. The
+// devices that a sandbox shares are mounts of their own.
+
 // mountFlat mounts the folder Flat on Target and returns its root.
 func (r *Root) mountFlat() (fd int, err error) {
-	mnt, err := copyMounts(unix.AT_FDCWD, r.Flat, 0)
+	mnt, err := copyMounts(unix.AT_FDCWD, r.Flat, unix.MOUNT_ATTR_NODEV)
 	if err != nil {
 		return -1, err
 	}
@@ -77,7 +80,7 @@ func mountOverlay(target, upper, work string, lower []string) error {
 			return fmt.Errorf("lower %d of %d: %w", i+1, len(lower), explain(fs, err))
 		}
 	}
-	mnt, err := createFS(fs, 0)
+	mnt, err := createFS(fs, unix.MOUNT_ATTR_NODEV)
 	if err != nil {
 		return err
 	}
@@ -92,5 +95,5 @@ func mountOverlayOld(target, upper, work string, lower []string) error {
 	if len(data) >= unix.Getpagesize() {
 		return fmt.Errorf("%d lower trees are too many for this kernel (Linux 6.7 takes 500)", len(lower))
 	}
-	return unix.Mount("overlay", target, "overlay", 0, data)
+	return unix.Mount("overlay", target, "overlay", unix.MS_NODEV, data)
 }

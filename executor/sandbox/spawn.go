@@ -22,11 +22,17 @@ type handover struct {
 // everything is set up and the trampoline executed.
 func spawn(s *Spec, h handover, n *network) (*os.Process, error) {
 	fds, err := h.numbers()
-	defer fds.close()
+	defer func() { fds.close() }()
 	if err != nil {
 		return nil, err
 	}
 	s.ownPipes(fds.streams)
+	if s.Chroot {
+		if fds.rules, err = scopeRules(); err != nil {
+			return nil, err
+		}
+		fds.copies = append(fds.copies, fds.rules)
+	}
 	var st *stage
 	var flags uintptr
 	if !s.Chroot {
@@ -70,7 +76,7 @@ func spawn(s *Spec, h handover, n *network) (*os.Process, error) {
 
 // numbers returns the descriptors of h.
 func (h *handover) numbers() (inherited, error) {
-	var in inherited
+	in := inherited{rules: -1}
 	var err error
 	number := func(f *os.File) int {
 		if f == nil || err != nil {

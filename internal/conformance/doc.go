@@ -11,6 +11,7 @@
 //   - TestExpected builds every case, as root and as an ordinary user, and compares with expect.txt, which -update writes.
 //   - TestBuildah builds every case with buildah too, and compares the images. What differs, and why, is in
 //     testdata/dockerfiles/differences.txt.
+//   - TestMatrix builds workloads in every kind of place that there is a way to build in, and compares the images' digests.
 //   - The other tests hand images to the programs that people use: skopeo, podman, umoci, dockerd, a registry.
 //
 // Tests of a program that is not installed are skipped; so are, with -short, all that need one.

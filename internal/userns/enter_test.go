@@ -221,6 +221,21 @@ func TestChildIsNotInside(t *testing.T) {
 	})
 }
 
+// Who sets the variable that marks the inner process is not believed.
+func TestInsideIsNotASayingOfTheEnvironment(t *testing.T) {
+	parent := strconv.Itoa(os.Getppid())
+	for _, mode := range []string{"root", "chroot", "subids", "single", "", "x"} {
+		t.Setenv("_BUILD_USERNS", mode+":"+parent)
+		uidMap, _ := os.ReadFile("/proc/self/uid_map")
+		if (mode == "subids" || mode == "single") && os.Getuid() == 0 && strings.TrimSpace(string(uidMap)) != "0          0 4294967295" {
+			t.Skip("this is no host, but a user namespace already")
+		}
+		if m, inside := userns.Inside(); inside {
+			t.Errorf("%s: it believes to be inside, in mode %v", mode, m)
+		}
+	}
+}
+
 func TestStandardInput(t *testing.T) {
 	cmd := command(t, "single", "cat")
 	cmd.Stdin = strings.NewReader("text")

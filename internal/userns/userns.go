@@ -100,7 +100,17 @@ func Inside() (Mode, bool) {
 	if parent != strconv.Itoa(os.Getppid()) {
 		return 0, false
 	}
-	return ParseMode(name)
+	m, ok := ParseMode(name)
+	// Anybody can set a variable. It must not make a process believe that it left the namespace of the host.
+	if !ok || m != SubIDs && m != SingleID || os.Getuid() != 0 || initialNamespace() {
+		return 0, false
+	}
+	return m, true
+}
+
+// initialNamespace reports whether this process is in the user namespace that the host began with.
+func initialNamespace() bool {
+	return strings.Join(strings.Fields(read("/proc/self/uid_map")), " ") == "0 0 4294967295"
 }
 
 // environ returns the environment of the inner process.

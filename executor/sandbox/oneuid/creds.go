@@ -42,19 +42,24 @@ type users struct {
 	first  *creds
 	list   []*creds
 	number map[string]int
+	groups int // of all in list
 }
 
-// maxCreds bounds what a sandbox can make us remember.
-const maxCreds = 100_000
+// What a sandbox can make us remember is bounded.
+const (
+	maxCreds  = 100_000
+	maxGroups = 2_000_000
+)
 
 func (u *users) add(c *creds) (int, error) {
 	key := fmt.Sprintf("%v", *c)
 	if n, ok := u.number[key]; ok {
 		return n, nil
 	}
-	if len(u.list) == maxCreds {
+	if len(u.list) == maxCreds || u.groups+len(c.groups) > maxGroups {
 		return 0, unix.EAGAIN
 	}
+	u.groups += len(c.groups)
 	if u.number == nil {
 		u.number = map[string]int{}
 	}
@@ -207,13 +212,13 @@ func (r *request) getgroups() reply {
 }
 
 func (r *request) setgroups() reply {
-	const maxGroups = 65536 // NGROUPS_MAX
+	const most = 65536 // NGROUPS_MAX
 	c := *r.creds()
 	n := r.int(0)
 	switch {
 	case !c.capable():
 		return fail(unix.EPERM)
-	case n < 0 || n > maxGroups:
+	case n < 0 || n > most:
 		return fail(unix.EINVAL)
 	}
 	b := make([]byte, 4*n)

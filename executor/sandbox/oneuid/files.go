@@ -21,6 +21,9 @@ type fileID struct {
 	bornSeconds int64
 }
 
+// maxTable bounds what a sandbox can make us remember: some 100 MB.
+const maxTable = 1 << 20
+
 const statMask = unix.STATX_BASIC_STATS | unix.STATX_BTIME
 
 func (s *Supervisor) fileID(st *unix.Statx_t) fileID {
@@ -86,6 +89,9 @@ func (s *Supervisor) setMark(fd int, m owners.Mark) error {
 	var st unix.Statx_t
 	if err := unix.Statx(unix.AT_FDCWD, proc, 0, statMask, &st); err != nil {
 		return err
+	}
+	if len(s.table) >= maxTable {
+		return unix.ENOSPC
 	}
 	s.table[s.fileID(&st)] = m
 	// A link that was copied up may have another inode once the kernel has forgotten the old one.

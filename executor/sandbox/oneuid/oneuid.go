@@ -172,6 +172,16 @@ var served = []struct {
 		return r.open(unix.AT_FDCWD, r.args[0], unix.O_CREAT|unix.O_WRONLY|unix.O_TRUNC, r.args[1])
 	}},
 
+	{always("setxattr"), (*request).changeXattr},
+	{always("lsetxattr"), (*request).changeXattr},
+	{always("fsetxattr"), (*request).changeXattr},
+	{always("removexattr"), (*request).changeXattr},
+	{always("lremovexattr"), (*request).changeXattr},
+	{always("fremovexattr"), (*request).changeXattr},
+	{always("listxattr"), func(r *request) reply { return r.listPath(0) }},
+	{always("llistxattr"), func(r *request) reply { return r.listPath(unix.AT_SYMLINK_NOFOLLOW) }},
+	{always("flistxattr"), (*request).listFD},
+
 	{always("getuid"), func(r *request) reply { return value(r.creds().uid.real) }},
 	{always("geteuid"), func(r *request) reply { return value(r.creds().uid.effective) }},
 	{always("getgid"), func(r *request) reply { return value(r.creds().gid.real) }},
@@ -233,8 +243,13 @@ func Calls(links bool) []seccomp.Call {
 }
 
 // Denied returns the system calls that would go past the supervisor: work that the kernel does for a process
-// without a call for each piece.
-func Denied() []string { return []string{"io_uring_setup", "io_uring_enter", "io_uring_register"} }
+// without a call for each piece, and new forms of calls, for which programs have the old ones to fall back on.
+func Denied() []string {
+	return []string{
+		"io_uring_setup", "io_uring_enter", "io_uring_register",
+		"setxattrat", "removexattrat", "listxattrat",
+	}
+}
 
 // handlers returns the handlers by the numbers of their calls.
 var handlers = sync.OnceValue(func() map[uint32]handler {

@@ -2,7 +2,6 @@ package oneuid
 
 import (
 	"bytes"
-	"os"
 	"path"
 	"strconv"
 	"strings"
@@ -152,18 +151,23 @@ func (r *request) find(dir int, name string, flags int) (int, error) {
 		return fd, err
 	}
 	// It climbs, or meets a link to an absolute path: only from the root can that be followed.
-	full, err := os.Readlink(selfFD(start))
+	from, err := r.nameOf(selfFD(start))
 	if err != nil {
 		return -1, err
 	}
 	if r.chrooted {
-		root, err := os.Readlink(r.proc("root"))
+		root, err := r.nameOf(r.proc("root"))
 		if err != nil {
 			return -1, err
 		}
-		full = strings.TrimPrefix(full, strings.TrimSuffix(root, "/"))
+		if root != "" && from != root && !strings.HasPrefix(from, root+"/") {
+			// It is not below the root of the process, which does not stop at that on the way up.
+			how.Resolve = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS
+			return openat2(r.root, from+"/"+name, how)
+		}
+		from = strings.TrimPrefix(from, root)
 	}
-	return r.inRoot(full+"/"+name, how)
+	return r.inRoot(from+"/"+name, how)
 }
 
 // inRoot opens name from the root of the process.

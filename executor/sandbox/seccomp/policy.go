@@ -12,9 +12,10 @@ import (
 
 // Actions of a filter.
 const (
-	allow  = uint32(unix.SECCOMP_RET_ALLOW)
-	noCall = uint32(unix.SECCOMP_RET_ERRNO) | uint32(unix.ENOSYS)
-	done   = uint32(unix.SECCOMP_RET_ERRNO) // with error 0
+	allow   = uint32(unix.SECCOMP_RET_ALLOW)
+	noCall  = uint32(unix.SECCOMP_RET_ERRNO) | uint32(unix.ENOSYS)
+	noRight = uint32(unix.SECCOMP_RET_ERRNO) | uint32(unix.EPERM)
+	done    = uint32(unix.SECCOMP_RET_ERRNO) // with error 0
 )
 
 // syncs are the calls that wait for a disk. What a step writes is thrown away after a crash anyway.
@@ -193,6 +194,10 @@ func (p Policy) override(r *ruleSet, calls table) {
 		}
 		// With other flags msync only asks whether the memory is mapped, which some libraries rely on.
 		set("msync", clause{[]cond{{arg: 2, op: masked, mask: unix.MS_SYNC, value: unix.MS_SYNC, narrow: true}}, done})
+	}
+	// A step may share the terminal of who watches it, and must not type there.
+	for _, request := range []uint64{unix.TIOCSTI, unix.TIOCLINUX} {
+		set("ioctl", clause{[]cond{{arg: 1, op: equal, value: request, narrow: true}}, noRight})
 	}
 	for _, name := range p.Deny {
 		set(name, clause{action: noCall})
