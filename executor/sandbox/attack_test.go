@@ -13,8 +13,8 @@ import (
 	"testing"
 
 	"github.com/seed0570efb0/build/executor/sandbox"
-	"github.com/seed0570efb0/build/internal/testkit"
 	"github.com/seed0570efb0/build/internal/owners"
+	"github.com/seed0570efb0/build/internal/testkit"
 	"github.com/seed0570efb0/build/internal/userns"
 	"golang.org/x/sys/unix"
 )
