@@ -67,6 +67,9 @@ func gitContext(text string) *gitSource {
 	}
 	op := lower.Git(ref)
 	switch {
+	case strings.HasPrefix(op.Remote, "-"):
+		// git and ssh would read an option in it.
+		return &gitSource{err: fmt.Errorf("git address %q begins with a dash", op.Remote)}
 	case strings.ContainsFunc(op.Remote, unicode.IsControl):
 		return &gitSource{err: fmt.Errorf("git address %q holds a control character", op.Remote)}
 	case isFile:
