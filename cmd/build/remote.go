@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/url"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"unicode"
 
 	"github.com/moby/buildkit/frontend/dockerfile/dfgitutil"
 
@@ -65,6 +67,11 @@ func gitContext(text string) *gitSource {
 	}
 	op := lower.Git(ref)
 	switch {
+	case strings.HasPrefix(op.Remote, "-"):
+		// git and ssh would read an option in it.
+		return &gitSource{err: fmt.Errorf("git address %q begins with a dash", op.Remote)}
+	case strings.ContainsFunc(op.Remote, unicode.IsControl):
+		return &gitSource{err: fmt.Errorf("git address %q holds a control character", op.Remote)}
 	case isFile:
 		op.Remote = "file://" + strings.TrimPrefix(op.Remote, "git://localhost")
 	case ref.IndistinguishableFromLocal:

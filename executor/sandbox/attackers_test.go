@@ -455,28 +455,3 @@ func attackDev() error {
 	})
 	return errors.Join(list...)
 }
-
-// attackProgram is run by a script with the interpreter /proc/self/exe. What that was must be read-only, or sealed, since as soon as nobody
-// runs it any more it could be written.
-func attackProgram() error {
-	fd, err := unix.Open("/proc/self/exe", unix.O_RDONLY, 0)
-	if err != nil {
-		return err
-	}
-	for _, flags := range []int{unix.O_WRONLY, unix.O_RDWR, unix.O_WRONLY | unix.O_TRUNC} {
-		if w, err := unix.Open("/proc/self/fd/"+strconv.Itoa(fd), flags, 0); err == nil {
-			if _, err := unix.Write(w, []byte("x")); err == nil {
-				return errors.New("it was written")
-			}
-		}
-	}
-	var fs unix.Statfs_t
-	if err := unix.Fstatfs(fd, &fs); err != nil {
-		return err
-	}
-	seals, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)
-	if fs.Flags&unix.ST_RDONLY == 0 && (err != nil || seals&unix.F_SEAL_WRITE == 0) {
-		return errors.New("it can be written when it does not run")
-	}
-	return nil
-}

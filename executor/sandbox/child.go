@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"syscall"
@@ -25,6 +26,22 @@ type inherited struct {
 }
 
 func (in *inherited) close() { closeFDs(in.copies) }
+
+// number returns a descriptor of f above reportFD, or -1 for nil. Any other would be in the way of the streams in the child.
+func (in *inherited) number(f *os.File) (int, error) {
+	if f == nil {
+		return -1, nil
+	}
+	fd := int(f.Fd())
+	if fd > reportFD {
+		return fd, nil
+	}
+	fd, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, reportFD+1)
+	if err == nil {
+		in.copies = append(in.copies, fd)
+	}
+	return fd, err
+}
 
 // program returns what the child does to become the process of s, starting from st, or from this thread's root where
 // that is nil.

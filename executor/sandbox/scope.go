@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"fmt"
+	"os"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -14,15 +15,15 @@ func Scoped() bool {
 }
 
 // scopeRules returns rules (landlock(7)) that keep a process, and all that it starts, from sending signals to processes that are
-// outside, from tracing them, and from connecting to their abstract sockets. It is -1 where the kernel has no such rules.
-func scopeRules() (fd int, err error) {
+// outside, from tracing them, and from connecting to their abstract sockets. It is nil where the kernel has no such rules.
+func scopeRules() (*os.File, error) {
 	if !Scoped() {
-		return -1, nil
+		return nil, nil
 	}
 	attr := unix.LandlockRulesetAttr{Scoped: unix.LANDLOCK_SCOPE_SIGNAL | unix.LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET}
 	rules, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr), 0)
 	if errno != 0 {
-		return -1, fmt.Errorf("landlock: %w", errno)
+		return nil, fmt.Errorf("landlock: %w", errno)
 	}
-	return int(rules), nil
+	return os.NewFile(rules, "landlock"), nil
 }

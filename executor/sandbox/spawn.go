@@ -28,10 +28,16 @@ func spawn(s *Spec, h handover, n *network) (*os.Process, error) {
 	}
 	s.ownPipes(fds.streams)
 	if s.Chroot {
-		if fds.rules, err = scopeRules(); err != nil {
+		rules, err := scopeRules()
+		if err != nil {
 			return nil, err
 		}
-		fds.copies = append(fds.copies, fds.rules)
+		if rules != nil {
+			defer rules.Close()
+			if fds.rules, err = fds.number(rules); err != nil {
+				return nil, err
+			}
+		}
 	}
 	var st *stage
 	var flags uintptr
@@ -75,20 +81,11 @@ func spawn(s *Spec, h handover, n *network) (*os.Process, error) {
 }
 
 // numbers returns the descriptors of h.
-func (h *handover) numbers() (inherited, error) {
-	in := inherited{rules: -1}
-	var err error
-	number := func(f *os.File) int {
-		if f == nil || err != nil {
-			return -1
-		}
-		fd := int(f.Fd())
-		if fd > reportFD {
-			return fd
-		}
-		// In the child it would be in the way of the streams.
-		if fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, reportFD+1); err == nil {
-			in.copies = append(in.copies, fd)
+func (h *handover) numbers() (in inherited, err error) {
+	in.rules = -1
+	number := func(f *os.File) (fd int) {
+		if err == nil {
+			fd, err = in.number(f)
 		}
 		return fd
 	}

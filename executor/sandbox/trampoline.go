@@ -17,7 +17,8 @@ import (
 //
 // A hostile image can make /proc/self/exe the command, or the interpreter of it. Executed by the child
 // itself, that would be this program, which the sandbox could then open for writing through
-// /proc/1/exe, and so replace on the host (CVE-2019-5736). From the trampoline it is the trampoline.
+// /proc/1/exe, and so replace on the host (CVE-2019-5736). From the trampoline it is the trampoline, which ends with status 126
+// when it is executed again.
 //
 // It also does what cannot be done before: until the first exec, signals stay blocked, because a handler would
 // run in the memory that the child shares with us.
