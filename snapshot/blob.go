@@ -104,8 +104,8 @@ func (s *Store) openForm(ctx context.Context, layer digest.Digest) (io.ReadClose
 		}
 		return r, &b, nil
 	}
-	if dir, marked, ok := s.capturedTree(layer); ok && errors.Is(err, ErrUnavailable) {
-		r, err := s.tarFromTree(ctx, layer, dir, marked)
+	if t, ok := s.capturedTree(layer); ok && errors.Is(err, ErrUnavailable) {
+		r, err := s.tarFromTree(ctx, layer, t)
 		return r, nil, err
 	}
 	return nil, nil, err

@@ -18,27 +18,28 @@ import (
 // the path name in the tree.
 type LinkOwner func(dir int, base, name string) (owners.Mark, error)
 
-// capture adds everything in dir, a tree in overlay form that nobody changes meanwhile, to w. The
-// digests in known, which may be nil, save hashing files again. In a marked tree the owners are those of the
-// marks and of links, see package owners.
-func capture(ctx context.Context, w *Writer, dir string, known *TOC, marked bool, links LinkOwner) error {
-	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return &os.PathError{Op: "open", Path: dir, Err: err}
-	}
-	c := capturer{ctx: ctx, w: w, known: known, marked: marked, links: links, names: map[[2]uint64]string{}}
-	return c.dir(os.NewFile(uintptr(fd), dir), ".")
+// captureOptions say what capture makes of the files it finds.
+type captureOptions struct {
+	// known, which may be nil, has the digests of files that need not be hashed again, and the owners of
+	// links where links is nil.
+	known *TOC
+	// rehash says that files are hashed nevertheless.
+	rehash bool
+	// marked says that owners are those of marks and of links, see package owners.
+	marked bool
+	links  LinkOwner
+	// picked, when not nil, is what is added of a folder that holds more than the layer, and whiteouts for what is gone.
+	picked map[string]pick
 }
 
-// captureOnly is capture for a folder that holds more than the layer: only what is picked is added, and whiteouts
-// for what is gone.
-func captureOnly(ctx context.Context, w *Writer, dir string, picked map[string]pick, marked bool, links LinkOwner) error {
+// capture adds everything in dir, a tree in overlay form that nobody changes meanwhile, to w.
+func capture(ctx context.Context, w *Writer, dir string, o captureOptions) error {
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: dir, Err: err}
 	}
-	c := capturer{ctx: ctx, w: w, marked: marked, links: links, names: map[[2]uint64]string{}, picked: picked, gone: map[string][]string{}}
-	for p, k := range picked {
+	c := capturer{captureOptions: o, ctx: ctx, w: w, names: map[[2]uint64]string{}, gone: map[string][]string{}}
+	for p, k := range o.picked {
 		if k == pickGone {
 			c.gone[parentOf(p)] = append(c.gone[parentOf(p)], path.Base(p))
 		}
@@ -47,17 +48,11 @@ func captureOnly(ctx context.Context, w *Writer, dir string, picked map[string]p
 }
 
 type capturer struct {
+	captureOptions
 	ctx   context.Context
 	w     *Writer
-	known *TOC
-
-	marked bool
-	links  LinkOwner // nil: as in known
-
-	// picked, when not nil, is what is added; gone has those of it that are gone, by directory.
-	picked map[string]pick
-	gone   map[string][]string
-	names  map[[2]uint64]string // the first name of files with several
+	gone  map[string][]string  // what is picked and gone, by directory
+	names map[[2]uint64]string // the first name of files with several
 }
 
 // dir adds what is in the directory p, open as f, and closes it. Descriptors lead from
@@ -198,7 +193,7 @@ func (c *capturer) file(dir int, name string, st *unix.Stat_t, e Entry) error {
 		c.names[id] = e.Path
 	}
 	e.Size = st.Size
-	if c.known != nil {
+	if c.known != nil && !c.rehash {
 		if k := c.known.get(e.Path); k != nil && k.Type == Regular && k.Size == e.Size {
 			e.Digest = k.Digest
 		}

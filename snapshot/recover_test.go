@@ -267,7 +267,7 @@ func TestLayerThatCannotBeRecordedIsNotKept(t *testing.T) {
 		c, _ := s.Chain(id)
 		toc := s.disk.Path(layerFile(c.Layer, "toc"))
 		blob := s.disk.Path("blobs/sha256/" + c.Layer.Hex()[:2] + "/" + c.Layer.Hex()[2:])
-		tree := s.disk.Path(layerFile(c.Layer, "tree"))
+		tree := s.disk.Path(layerFile(c.Layer, treeForm{boot: s.boot}.name()))
 		for _, f := range []string{toc, blob, tree} {
 			if err := os.RemoveAll(f); err != nil {
 				t.Fatal(err)

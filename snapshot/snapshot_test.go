@@ -79,20 +79,7 @@ func layerOn(t testing.TB, s *Store, parent digest.Digest, lines ...string) dige
 func tarLayer(t testing.TB, s *Store, parent digest.Digest, headers ...tar.Header) (digest.Digest, error) {
 	t.Helper()
 	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	for _, h := range headers {
-		body := h.Linkname
-		if h.Typeflag == tar.TypeReg {
-			h.Linkname, h.Size = "", int64(len(body))
-		}
-		if err := w.WriteHeader(&h); err != nil {
-			t.Fatal(err)
-		}
-		if h.Typeflag == tar.TypeReg {
-			io.WriteString(w, body)
-		}
-	}
-	w.Close()
+	writeTar(t, &b, headers)
 	d, err := s.disk.WriteBlob(b.Bytes())
 	if err != nil {
 		t.Fatal(err)
@@ -131,6 +118,16 @@ func list(t testing.TB, s *Store, id digest.Digest) []string {
 		t.Fatal(err)
 	}
 	return out
+}
+
+// treePath returns where the tree of the chain's topmost layer is.
+func treePath(t testing.TB, s *Store, c *Chain) string {
+	t.Helper()
+	form, ok := s.findTree(c)
+	if !ok {
+		t.Fatalf("there is no tree of %s", c.Layer)
+	}
+	return form.path(s, c.Layer)
 }
 
 func TestTOCRoundTrip(t *testing.T) {
@@ -286,7 +283,7 @@ func TestTreeRoundTrip(t *testing.T) {
 	}
 	var b bytes.Buffer
 	w := NewWriter(&b)
-	if err := capture(t.Context(), w, trees[0], nil, owners.OneID(), nil); err != nil {
+	if err := capture(t.Context(), w, trees[0], captureOptions{marked: owners.OneID()}); err != nil {
 		t.Fatal(err)
 	}
 	toc, err := w.Close()
@@ -302,7 +299,7 @@ func TestTreeRoundTrip(t *testing.T) {
 		t.Errorf("CommitTree = %v %v, want %v", got, err, id)
 	}
 	var st unix.Stat_t
-	if err := unix.Lstat(filepath.Join(s.disk.Path(treeFile(chain, false, owners.OneID())), "gone"), &st); err != nil || st.Mode != unix.S_IFCHR || st.Rdev != 0 {
+	if err := unix.Lstat(filepath.Join(treePath(t, s, chain), "gone"), &st); err != nil || st.Mode != unix.S_IFCHR || st.Rdev != 0 {
 		t.Errorf("whiteout is %o %d %v, want a character device 0:0", st.Mode, st.Rdev, err)
 	}
 }
@@ -525,7 +522,7 @@ func BenchmarkLayerDiff(b *testing.B) {
 	}
 	for b.Loop() {
 		w := NewWriter(io.Discard)
-		if err := capture(b.Context(), w, dir, nil, false, nil); err != nil {
+		if err := capture(b.Context(), w, dir, captureOptions{}); err != nil {
 			b.Fatal(err)
 		}
 		toc, err := w.Close()
