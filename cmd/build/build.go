@@ -150,7 +150,9 @@ func (a *app) build(ctx context.Context, o *buildOptions, path string) error {
 		return err
 	})
 	for _, x := range p.index {
-		err = errors.Join(err, x.Save())
+		if e := x.Save(); e != nil { // the next build hashes the files again
+			a.warn("the digests of the context are not remembered: " + e.Error())
+		}
 	}
 	if err != nil {
 		return err
