@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/seed0570efb0/build/internal/digest"
 )
 
@@ -226,23 +228,38 @@ func TestDeadProcessHoldsNothing(t *testing.T) {
 }
 
 func TestPublishKeepsTheFirst(t *testing.T) {
-	s := open(t)
-	for _, content := range []string{"first", "second"} {
-		d, err := s.NewTempDir()
-		if err != nil {
-			t.Fatal(err)
-		}
-		os.Mkdir(d.Join("tree"), 0o755)
-		os.WriteFile(d.Join("tree/f"), []byte(content), 0o644)
-		if err := s.Publish(d.Join("tree"), "layers/ab/tree"); err != nil {
-			t.Fatal(err)
-		}
-		if err := d.Remove(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if b, _ := s.ReadFile("layers/ab/tree/f"); string(b) != "first" {
-		t.Errorf("%q, want what was there first", b)
+	real := renameNoReplace
+	t.Cleanup(func() { renameNoReplace = real })
+	for name, rename := range map[string]func(tmp, dst string) error{
+		"a usual file system": real,
+		"one that cannot":     func(string, string) error { return unix.EINVAL },
+	} {
+		t.Run(name, func(t *testing.T) {
+			renameNoReplace = rename
+			s := open(t)
+			for _, file := range []string{"", "f", "g"} { // the first one is empty: rename(2) would replace it
+				d, err := s.NewTempDir()
+				if err != nil {
+					t.Fatal(err)
+				}
+				os.Mkdir(d.Join("tree"), 0o755)
+				if file != "" {
+					os.WriteFile(d.Join("tree", file), nil, 0o644)
+				}
+				if err := s.Publish(d.Join("tree"), "layers/ab/tree"); err != nil {
+					t.Fatal(err)
+				}
+				if err := d.Remove(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if names, err := os.ReadDir(s.Path("layers/ab/tree")); len(names) > 0 || err != nil {
+				t.Errorf("%v %v, want what was there first", names, err)
+			}
+			if err := s.Publish(s.Path("tmp/none"), "layers/ab/other"); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("what is not there was published: %v", err)
+			}
+		})
 	}
 }
 
