@@ -110,6 +110,43 @@ func TestCopyKeyIsWhatItSelects(t *testing.T) {
 	}
 }
 
+// Permission bits and owners that a COPY replaces are in no key: the umask of a checkout shows in the bits.
+func TestWhatACopyReplacesIsInNoKey(t *testing.T) {
+	x := newExecutor(t)
+	mode := uint32(0o644)
+	sources := []llb.Source{{Path: "/src"}, {Path: "/f"}}
+	for _, m := range []*uint32{nil, &mode} {
+		keyOf := func(specs ...string) cache.Key {
+			x.folder(t, t.TempDir(), specs...)
+			return key(t, x, copyOf(&llb.Copy{Sources: sources, Dest: "/d/", Mode: m}))
+		}
+		a, b := keyOf("src/a 644 = one", "src/sub/ 755", "src/l -> a", "f 664 = f"), keyOf("src/a 600 = one", "src/sub/ 700", "src/l -> a", "f 600 = f")
+		if (a == b) != (m != nil) {
+			t.Errorf("with --chmod %v: the same key is %v", m != nil, a == b)
+		}
+	}
+	scratch := llb.New(&llb.Image{}, nil, llb.Meta{})
+	for _, owner := range []*llb.Owner{nil, {Text: "3:3"}} {
+		keyOf := func(of string) cache.Key {
+			stage := llb.New(&llb.File{Actions: []llb.Action{&llb.Mkdir{Path: "/d/sub", Mode: 0o755, Owner: &llb.Owner{Text: of}}}}, []*llb.Vertex{scratch}, llb.Meta{})
+			result, err := x.Execute(t.Context(), stage, make([]digest.Digest, 1))
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := &llb.Copy{From: 1, Sources: []llb.Source{{Path: "/d"}}, Dest: "/", Owner: owner}
+			v := llb.New(&llb.File{Actions: []llb.Action{c}}, []*llb.Vertex{scratch, stage}, llb.Meta{})
+			k, err := x.Content(t.Context(), v, []digest.Digest{{}, result})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return k
+		}
+		if a, b := keyOf("1:1"), keyOf("2:2"); (a == b) != (owner != nil) {
+			t.Errorf("with --chown %v: the same key is %v", owner != nil, a == b)
+		}
+	}
+}
+
 func TestWildcardKeyCountsNames(t *testing.T) {
 	v := func() *llb.Vertex {
 		return copyOf(&llb.Copy{Sources: []llb.Source{{Path: "/*.txt", Wildcard: true}}, Dest: "/d/"})

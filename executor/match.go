@@ -114,7 +114,7 @@ func (x *Executor) selection(ctx context.Context, v *llb.Vertex, input int, t sn
 	case *llb.File:
 		for _, a := range op.Actions {
 			if c, ok := a.(*llb.Copy); ok && c.From == input && err == nil {
-				err = hashSources(ctx, h, t, c.Sources)
+				err = hashSources(ctx, h, t, c)
 			}
 		}
 	case *llb.Exec:
@@ -123,8 +123,8 @@ func (x *Executor) selection(ctx context.Context, v *llb.Vertex, input int, t sn
 	return h.Sum(), err
 }
 
-func hashSources(ctx context.Context, h *digest.Hasher, t snapshot.Tree, sources []llb.Source) error {
-	for _, src := range sources {
+func hashSources(ctx context.Context, h *digest.Hasher, t snapshot.Tree, c *llb.Copy) error {
+	for _, src := range c.Sources {
 		found, err := matches(t, src)
 		if err != nil {
 			return err
@@ -132,7 +132,7 @@ func hashSources(ctx context.Context, h *digest.Hasher, t snapshot.Tree, sources
 		h.Int("matches", int64(len(found)))
 		for _, m := range found {
 			h.String("name", m.name)
-			if err := hashTree(ctx, h, t, m.entry, false); err != nil { // the metadata of a copied folder is not taken
+			if err := hashTree(ctx, h, t, m.entry, func(e *snapshot.Entry) { forget(e, c) }); err != nil {
 				return err
 			}
 		}
@@ -140,9 +140,23 @@ func hashSources(ctx context.Context, h *digest.Hasher, t snapshot.Tree, sources
 	return nil
 }
 
-// hashTree writes root and all below it into h; of a root that is a folder the metadata only if asked to. Paths are
+// forget clears what a Copy does not take of e, whose path is relative to the source: the metadata of the source itself
+// when it is a folder, and permission bits and owners that the Copy replaces.
+func forget(e *snapshot.Entry, c *llb.Copy) {
+	if e.Path == "." && e.Type == snapshot.Dir {
+		*e = snapshot.Entry{Path: ".", Type: snapshot.Dir}
+	}
+	if c.Mode != nil && e.Type != snapshot.Symlink {
+		e.Mode = 0
+	}
+	if c.Owner != nil {
+		e.UID, e.GID = 0, 0
+	}
+}
+
+// hashTree writes root and all below it into h, as forget, which may be nil, leaves it. Paths are
 // relative to root, whose own place does not matter. The digests of many files are computed at once.
-func hashTree(ctx context.Context, h *digest.Hasher, t snapshot.Tree, root snapshot.Entry, metadata bool) error {
+func hashTree(ctx context.Context, h *digest.Hasher, t snapshot.Tree, root snapshot.Entry, forget func(*snapshot.Entry)) error {
 	var list []snapshot.Entry
 	err := snapshot.Walk(t, root.Path, func(e snapshot.Entry) (bool, error) {
 		list = append(list, e)
@@ -168,8 +182,8 @@ func hashTree(ctx context.Context, h *digest.Hasher, t snapshot.Tree, root snaps
 	for _, e := range list {
 		inode := e.Inode
 		e.Path = relative(root.Path, e.Path)
-		if e.Path == "." && e.Type == snapshot.Dir && !metadata {
-			e = snapshot.Entry{Path: ".", Type: snapshot.Dir}
+		if forget != nil {
+			forget(&e)
 		}
 		snapshot.HashEntry(h, &e)
 		if inode == "" {

@@ -108,7 +108,7 @@ func hashMounts(ctx context.Context, h *digest.Hasher, t snapshot.Tree, op *llb.
 		if err != nil {
 			return err
 		}
-		if err := hashTree(ctx, h, t, found, true); err != nil {
+		if err := hashTree(ctx, h, t, found, nil); err != nil {
 			return err
 		}
 	}
