@@ -119,7 +119,7 @@ func (a *app) build(ctx context.Context, o *buildOptions, path string) error {
 	if err := a.open(); err != nil {
 		return err
 	}
-	a.executor.Secrets, a.executor.Agents = p.secret, p.agents
+	a.executor.Secrets, a.executor.Agents, a.executor.Epoch = p.secret, p.agents, p.epoch
 	defer a.executor.Close()
 	mode := o.progress
 	if o.quiet {
