@@ -158,7 +158,7 @@ func (a *app) build(ctx context.Context, o *buildOptions, path string) error {
 		return err
 	}
 	done()
-	return a.records(p, results)
+	return a.records(ctx, p, results)
 }
 
 // plan checks the command line and reads the Dockerfile.
@@ -181,7 +181,7 @@ func (a *app) plan(o *buildOptions, path string) (*plan, error) {
 	} else if !fi.IsDir() {
 		return nil, usagef("the context is a folder; name the Dockerfile with -f", "context %s: not a directory", path)
 	}
-	for _, f := range []func(*plan) error{planFlags, planSecrets, planOutputs, a.readDockerfile, readIgnore} {
+	for _, f := range []func(*plan) error{planFlags, planSecrets, planOutputs, planRecords, a.readDockerfile, readIgnore} {
 		if err := f(p); err != nil {
 			return nil, err
 		}
@@ -306,6 +306,19 @@ func (p *plan) secret(id string) ([]byte, bool, error) {
 	}
 	b, err := s.Read()
 	return b, err == nil, err
+}
+
+// planRecords checks that what --iidfile and --metadata-file name can be written when the build is done.
+func planRecords(p *plan) error {
+	for flag, file := range map[string]string{"--iidfile": p.iidFile, "--metadata-file": p.metadataFile} {
+		if file == "" {
+			continue
+		}
+		if err := exporter.CheckFile(file); err != nil {
+			return usagef("name a file in a folder that is there and that you may write to", "%s %s: %w", flag, file, err)
+		}
+	}
+	return nil
 }
 
 // planOutputs reads -o and --push.

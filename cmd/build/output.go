@@ -79,10 +79,10 @@ func sayNames(step *progress.Step, image *exporter.Image, names []string) {
 }
 
 // records writes what -q, --iidfile and --metadata-file ask for.
-func (a *app) records(p *plan, results []*exporter.Result) error {
+func (a *app) records(ctx context.Context, p *plan, results []*exporter.Result) error {
 	if p.iidFile != "" {
-		if err := os.WriteFile(p.iidFile, []byte(results[0].Config.String()), 0o644); err != nil {
-			return err
+		if err := exporter.WriteFile(ctx, p.iidFile, []byte(results[0].Config.String())); err != nil {
+			return fmt.Errorf("--iidfile %s: %w", p.iidFile, err)
 		}
 	}
 	if p.metadataFile != "" {
@@ -94,8 +94,8 @@ func (a *app) records(p *plan, results []*exporter.Result) error {
 		if err != nil {
 			return err
 		}
-		if err := os.WriteFile(p.metadataFile, append(b, '\n'), 0o644); err != nil {
-			return err
+		if err := exporter.WriteFile(ctx, p.metadataFile, append(b, '\n')); err != nil {
+			return fmt.Errorf("--metadata-file %s: %w", p.metadataFile, err)
 		}
 	}
 	if p.quiet && !slices.ContainsFunc(p.outputs, func(o exporter.Output) bool { return o.Dest == "-" }) {
