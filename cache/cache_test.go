@@ -86,6 +86,9 @@ func TestBlobs(t *testing.T) {
 	if err := os.WriteFile(s.Path(blobFile(d)), []byte("hellO"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	if s, err = Open(s.Root()); err != nil { // the store that has written it does not hash it again
+		t.Fatal(err)
+	}
 	r, err = s.VerifiedBlob(d)
 	if err != nil {
 		t.Fatal(err)
@@ -100,6 +103,42 @@ func TestBlobs(t *testing.T) {
 	}
 	if _, err := s.ReadBlob(d); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("missing blob: %v", err)
+	}
+}
+
+// What was hashed when it was written is not hashed again when it is read, unless somebody doubts it.
+func TestBlobIsHashedOnce(t *testing.T) {
+	s := open(t)
+	w, err := s.NewBlob()
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.WriteString(w, "hello")
+	d, err := w.Commit()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := Open(s.Root())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for reader, want := range map[*Store]bool{s: false, other: true} {
+		r, err := reader.VerifiedBlob(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, hashes := r.(*verifiedBlob); hashes != want {
+			t.Errorf("it is hashed: %v, want %v", hashes, want)
+		}
+		r.Close()
+	}
+	if err := s.CheckBlob(d); err != nil {
+		t.Error(err)
+	}
+	os.WriteFile(s.Path(blobFile(d)), nil, 0o600)
+	var damaged *DamagedError
+	if err := s.CheckBlob(d); !errors.As(err, &damaged) {
+		t.Errorf("error %v", err)
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 )
 
@@ -24,7 +25,8 @@ const version = "1\n"
 
 // A Store is a folder shared by any number of processes.
 type Store struct {
-	root string
+	root  string
+	fresh sync.Map // digest.Digest -> true: blobs that were written, and hashed, through this Store
 }
 
 // A StoreError says that the store as a whole cannot be used, and what to do.

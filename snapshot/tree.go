@@ -146,13 +146,7 @@ func (s *Store) diagnose(ctx context.Context, layer digest.Digest, err error) er
 	}
 	blobs, _ := s.Blobs(layer)
 	for _, b := range append(blobs, Blob{Digest: layer}) {
-		r, e := s.disk.VerifiedBlob(b.Digest)
-		if e != nil {
-			continue
-		}
-		_, e = io.Copy(io.Discard, r)
-		r.Close()
-		if errors.As(e, &damaged) {
+		if e := s.disk.CheckBlob(b.Digest); errors.As(e, &damaged) {
 			return e
 		}
 	}
