@@ -96,7 +96,7 @@ func (f *Flat) add(ctx context.Context, s *Store, c *Chain) error {
 		return err
 	}
 	defer r.Close()
-	got, err := readLayer(r, func(e *Entry, content io.Reader) error {
+	got, err := readLayer(ctx, r, func(e *Entry, content io.Reader) error {
 		if e.Type == Dir {
 			f.times[e.Path] = e.Mtime
 		}

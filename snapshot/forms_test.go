@@ -198,7 +198,7 @@ func TestAttributesRoundTrip(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer x.Close()
-	toc, err := readLayer(&b, x.entry)
+	toc, err := readLayer(t.Context(), &b, x.entry)
 	if err != nil {
 		t.Fatal(err)
 	}

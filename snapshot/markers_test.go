@@ -190,7 +190,7 @@ func TestMarkersAndNamesThatComeTwice(t *testing.T) {
 func TestArchivesKnowNoMarkers(t *testing.T) {
 	var b bytes.Buffer
 	writeTar(t, &b, headers(t, "f a one", "h b a", "f a two", "f .wh.a", "f d/.wh..wh..opq", "f .wh."))
-	list, err := ReadArchive(&b)
+	list, err := ReadArchive(t.Context(), &b)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -250,7 +250,7 @@ func FuzzTreeIsWhatTheTableSays(f *testing.F) {
 			t.Fatal(err)
 		}
 		defer x.Close()
-		toc, err := readLayer(&b, x.entry)
+		toc, err := readLayer(t.Context(), &b, x.entry)
 		if err != nil {
 			return
 		}

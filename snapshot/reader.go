@@ -3,6 +3,7 @@ package snapshot
 import (
 	"archive/tar"
 	"bufio"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -27,14 +28,15 @@ const (
 	maxEntries  = 10_000_000
 	maxNames    = 512 << 20 // bytes of names, links and extended attributes together
 	maxReplaced = 1000      // directories that make room for something else
+	maxSparse   = 1 << 40   // bytes of sparse files, which a tar need not hold
 )
 
-// readLayer reads the tar of a layer from r to its end, hands each file to visit (which may be nil)
+// readLayer reads the tar of a layer from r to its end, unless ctx ends before, hands each file to visit (which may be nil)
 // and returns the table of contents.
-func readLayer(r io.Reader, visit visitor) (*TOC, error) {
+func readLayer(ctx context.Context, r io.Reader, visit visitor) (*TOC, error) {
 	sum := &counter{w: io.Discard, h: sha256.New()}
 	in := io.TeeReader(bufio.NewReaderSize(r, 256<<10), sum)
-	s := newScan(visit)
+	s := newScan(ctx, visit)
 	if err := s.read(tar.NewReader(in), sum); err != nil {
 		return nil, err
 	}
@@ -48,10 +50,10 @@ func readLayer(r io.Reader, visit visitor) (*TOC, error) {
 
 // ReadArchive returns the entries of a tar that is no layer, in the order of their paths: names that
 // would mean whiteouts are names of files like others. Entry.Offset counts from the start of r.
-func ReadArchive(r io.Reader) ([]Entry, error) {
+func ReadArchive(ctx context.Context, r io.Reader) ([]Entry, error) {
 	sum := &counter{w: io.Discard, h: nopHash{}}
 	in := io.TeeReader(bufio.NewReaderSize(r, 256<<10), sum)
-	s := newScan(nil)
+	s := newScan(ctx, nil)
 	s.plain = true
 	if err := s.read(tar.NewReader(in), sum); err != nil {
 		return nil, err
@@ -68,6 +70,7 @@ func (nopHash) Sum(b []byte) []byte         { return append(b, make([]byte, sha2
 // A scan collects the entries of a tar. What it makes of names that come more than once is what tar(1) leaves in
 // a folder: a later file takes the place of an earlier one, and a hard link keeps the file it was made of.
 type scan struct {
+	ctx     context.Context
 	visit   visitor
 	plain   bool // no name means a whiteout
 	opaque  bool // the root hides what is below
@@ -77,12 +80,13 @@ type scan struct {
 	links   map[string]string   // symbolic links
 	names   map[string][]string // file -> hard links to it that were made, some of which may be gone
 
-	size     int // of names, links and extended attributes
+	size     int   // of names, links and extended attributes
+	sparse   int64 // bytes of sparse files
 	replaced int
 }
 
-func newScan(visit visitor) *scan {
-	return &scan{visit: visit, byPath: map[string]int{}, implied: map[string]bool{}, links: map[string]string{}, names: map[string][]string{}}
+func newScan(ctx context.Context, visit visitor) *scan {
+	return &scan{ctx: ctx, visit: visit, byPath: map[string]int{}, implied: map[string]bool{}, links: map[string]string{}, names: map[string][]string{}}
 }
 
 func (s *scan) read(tr *tar.Reader, sum *counter) error {
@@ -105,6 +109,9 @@ func (s *scan) read(tr *tar.Reader, sum *counter) error {
 			e.Offset = sum.n
 			if isSparse(h) {
 				e.Offset = -1
+				if s.sparse += min(e.Size, maxSparse+1); s.sparse > maxSparse {
+					return fmt.Errorf("%s: more than %d bytes of sparse files", e.Path, int64(maxSparse))
+				}
 			}
 		}
 		if err := s.add(e, tr); err != nil {
@@ -255,7 +262,7 @@ func (s *scan) hash(e *Entry, content io.Reader) error {
 		return s.visit(e, nil)
 	}
 	h := sha256.New()
-	body := io.TeeReader(content, h)
+	body := io.TeeReader(stoppable{s.ctx, content}, h) // the holes of a sparse file are not read from anywhere
 	if s.visit != nil {
 		if err := s.visit(e, body); err != nil {
 			return err

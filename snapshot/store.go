@@ -194,7 +194,7 @@ func (s *Store) inflate(ctx context.Context, layer digest.Digest) (*TOC, error) 
 		return nil, err
 	}
 	defer w.Abort()
-	t, err := readLayer(io.TeeReader(r, w), nil)
+	t, err := readLayer(ctx, io.TeeReader(r, w), nil)
 	if err != nil {
 		return nil, s.diagnose(ctx, layer, fmt.Errorf("layer %s: %w", layer, err))
 	}

@@ -124,7 +124,7 @@ func (s *Store) unpack(ctx context.Context, c *Chain, dir string) (*TOC, error) 
 		return nil, err
 	}
 	defer x.Close()
-	toc, err := readLayer(r, x.entry)
+	toc, err := readLayer(ctx, r, x.entry)
 	if err == nil {
 		err = errors.Join(x.hide(toc.Entries), x.finish())
 	}
