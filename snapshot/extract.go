@@ -195,11 +195,23 @@ func writeMark(dir int, name string, e *Entry) error {
 
 func setXattrs(fd int, xattrs map[string]string) error {
 	for k, v := range xattrs {
-		if err := unix.Fsetxattr(fd, k, []byte(v), 0); err != nil && !errors.Is(err, unix.ENOTSUP) {
-			return fmt.Errorf("%s: %w", k, err)
+		err := unix.Fsetxattr(fd, k, []byte(v), 0)
+		if err == nil || errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EINVAL) && isForeign(k, v) {
+			continue
 		}
+		return fmt.Errorf("%s: %w", k, err)
 	}
 	return nil
+}
+
+// capability is the extended attribute of a program's capabilities.
+const capability = "security.capability"
+
+// isForeign reports whether an attribute gives capabilities to the root of one user namespace only (version 3), which
+// rootless builders have left in images. Where that namespace cannot be, the kernel does not take it; and of the others it
+// shows another form.
+func isForeign(name, value string) bool {
+	return name == capability && len(value) == 24 && value[3] == 3
 }
 
 // hide makes what hides files of the layers below: the whiteouts and opaque directories among entries.

@@ -183,7 +183,7 @@ func holds(ctx context.Context, dir string, toc *TOC, marked bool) (bool, error)
 	want := toc.resolved()
 	for i := range want {
 		switch {
-		case i < len(have) && sameFile(&want[i], &have[i]):
+		case i < len(have) && sameFile(want[i], have[i]):
 		case want[i].Type == Char || want[i].Type == Block: // no tree of a user namespace has them
 			have = slices.Insert(have, min(i, len(have)), want[i])
 		default:
@@ -229,11 +229,20 @@ func (t *TOC) resolved() []Entry {
 	return out
 }
 
-// sameFile compares all that a tree can show of an entry.
-func sameFile(a, b *Entry) bool {
+// sameFile compares all that a tree can show of an entry a of its table of contents.
+func sameFile(a, b Entry) bool {
+	if c := a.Xattrs[capability]; isForeign(capability, c) {
+		a.Xattrs, b.Xattrs = without(a.Xattrs, capability), without(b.Xattrs, capability)
+	}
 	return a.Path == b.Path && a.Type == b.Type && a.Mode == b.Mode && a.UID == b.UID && a.GID == b.GID &&
 		a.Size == b.Size && a.Mtime == b.Mtime && a.Link == b.Link && a.Major == b.Major && a.Minor == b.Minor &&
 		a.Opaque == b.Opaque && a.Digest == b.Digest && a.Inode == b.Inode && maps.Equal(a.Xattrs, b.Xattrs)
+}
+
+func without(attributes map[string]string, name string) map[string]string {
+	rest := maps.Clone(attributes)
+	delete(rest, name)
+	return rest
 }
 
 // dropTree removes a tree and tells about it.

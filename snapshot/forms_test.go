@@ -219,7 +219,42 @@ func TestAttributesRoundTrip(t *testing.T) {
 	}
 	e := got.get("d")
 	e.UID, e.GID = 0, 0
-	if !sameFile(e, toc.get("d")) || len(e.Xattrs) != len(want) {
+	if !sameFile(*e, *toc.get("d")) || len(e.Xattrs) != len(want) {
 		t.Errorf("%+v, want %+v", e, toc.get("d"))
+	}
+}
+
+// Capabilities for the root of one user namespace do not keep an image from being used where that one cannot be, nor do
+// they make its tree look damaged.
+func TestCapabilitiesOfANamespace(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: capabilities are set")
+	}
+	const v2 = "\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+	v3 := func(root string) string { return v2[:3] + "\x03" + v2[4:] + root }
+	for name, test := range map[string]struct{ value, want string }{
+		"of all":                {v2, v2},
+		"of the host":           {v3("\x00\x00\x00\x00"), v2},
+		"of another":            {v3("\x05\x00\x00\x00"), v3("\x05\x00\x00\x00")},
+		"of one that cannot be": {v3("\xff\xff\xff\xff"), ""},
+	} {
+		s := testStore(t)
+		id, err := tarLayer(t, s, digest.Digest{}, tar.Header{Typeflag: tar.TypeReg, Name: "f", Mode: 0o755, PAXRecords: map[string]string{xattrRecord + capability: test.value}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		trees, err := s.Trees(t.Context(), id)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		value := make([]byte, 64)
+		n, _ := unix.Getxattr(trees[0]+"/f", capability, value)
+		if got := string(value[:max(n, 0)]); got != test.want {
+			t.Errorf("%s: %x, want %x", name, got, test.want)
+		}
+		if _, err := atNextBoot(s).Trees(t.Context(), id); err != nil {
+			t.Errorf("%s: after a restart: %v", name, err)
+		}
 	}
 }

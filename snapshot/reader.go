@@ -446,7 +446,7 @@ func entryOf(h *tar.Header) (*Entry, error) {
 // keepXattr reports whether images keep the extended attribute: file capabilities and what
 // users set. Labels and ACLs belong to the host that set them, and a tar cannot name one with "=" in its name.
 func keepXattr(name string) bool {
-	return name == "security.capability" ||
+	return name == capability ||
 		strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, overlayXattr) && name != owners.Xattr && !strings.Contains(name, "=")
 }
 
