@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/seed0570efb0/build/internal/digest"
 )
 
@@ -84,6 +86,9 @@ func TestBlobs(t *testing.T) {
 	if err := os.WriteFile(s.Path(blobFile(d)), []byte("hellO"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	if s, err = Open(s.Root()); err != nil { // the store that has written it does not hash it again
+		t.Fatal(err)
+	}
 	r, err = s.VerifiedBlob(d)
 	if err != nil {
 		t.Fatal(err)
@@ -98,6 +103,42 @@ func TestBlobs(t *testing.T) {
 	}
 	if _, err := s.ReadBlob(d); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("missing blob: %v", err)
+	}
+}
+
+// What was hashed when it was written is not hashed again when it is read, unless somebody doubts it.
+func TestBlobIsHashedOnce(t *testing.T) {
+	s := open(t)
+	w, err := s.NewBlob()
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.WriteString(w, "hello")
+	d, err := w.Commit()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := Open(s.Root())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for reader, want := range map[*Store]bool{s: false, other: true} {
+		r, err := reader.VerifiedBlob(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, hashes := r.(*verifiedBlob); hashes != want {
+			t.Errorf("it is hashed: %v, want %v", hashes, want)
+		}
+		r.Close()
+	}
+	if err := s.CheckBlob(d); err != nil {
+		t.Error(err)
+	}
+	os.WriteFile(s.Path(blobFile(d)), nil, 0o600)
+	var damaged *DamagedError
+	if err := s.CheckBlob(d); !errors.As(err, &damaged) {
+		t.Errorf("error %v", err)
 	}
 }
 
@@ -226,23 +267,38 @@ func TestDeadProcessHoldsNothing(t *testing.T) {
 }
 
 func TestPublishKeepsTheFirst(t *testing.T) {
-	s := open(t)
-	for _, content := range []string{"first", "second"} {
-		d, err := s.NewTempDir()
-		if err != nil {
-			t.Fatal(err)
-		}
-		os.Mkdir(d.Join("tree"), 0o755)
-		os.WriteFile(d.Join("tree/f"), []byte(content), 0o644)
-		if err := s.Publish(d.Join("tree"), "layers/ab/tree"); err != nil {
-			t.Fatal(err)
-		}
-		if err := d.Remove(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if b, _ := s.ReadFile("layers/ab/tree/f"); string(b) != "first" {
-		t.Errorf("%q, want what was there first", b)
+	real := renameNoReplace
+	t.Cleanup(func() { renameNoReplace = real })
+	for name, rename := range map[string]func(tmp, dst string) error{
+		"a usual file system": real,
+		"one that cannot":     func(string, string) error { return unix.EINVAL },
+	} {
+		t.Run(name, func(t *testing.T) {
+			renameNoReplace = rename
+			s := open(t)
+			for _, file := range []string{"", "f", "g"} { // the first one is empty: rename(2) would replace it
+				d, err := s.NewTempDir()
+				if err != nil {
+					t.Fatal(err)
+				}
+				os.Mkdir(d.Join("tree"), 0o755)
+				if file != "" {
+					os.WriteFile(d.Join("tree", file), nil, 0o644)
+				}
+				if err := s.Publish(d.Join("tree"), "layers/ab/tree"); err != nil {
+					t.Fatal(err)
+				}
+				if err := d.Remove(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if names, err := os.ReadDir(s.Path("layers/ab/tree")); len(names) > 0 || err != nil {
+				t.Errorf("%v %v, want what was there first", names, err)
+			}
+			if err := s.Publish(s.Path("tmp/none"), "layers/ab/other"); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("what is not there was published: %v", err)
+			}
+		})
 	}
 }
 

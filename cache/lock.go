@@ -18,7 +18,7 @@ import (
 // a process that dies is free at once. Waiting ends with ctx.
 //
 // A holder may only wait for a lock of a lower rank, so that nobody waits in a circle: a step before
-// the caches it mounts (by name), those before its layers, a layer before its blobs.
+// the caches it mounts (by name), those before its layers, a layer before its blobs; the lock of Publish is the lowest.
 func (s *Store) Lock(ctx context.Context, name string) (unlock func(), err error) {
 	return s.lock(ctx, name, unix.LOCK_EX)
 }
@@ -163,11 +163,39 @@ func (s *Store) Publish(tmp, name string) error {
 	if err := os.MkdirAll(filepath.Dir(dst), 0o700); err != nil {
 		return err
 	}
-	err := unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, dst, unix.RENAME_NOREPLACE)
+	err := renameNoReplace(tmp, dst)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) { // NFS and some FUSE file systems cannot
+		err = s.publishAlone(tmp, name)
+	}
 	if errors.Is(err, unix.EEXIST) {
 		return nil
 	}
-	return err
+	if err != nil {
+		return &os.LinkError{Op: "rename", Old: tmp, New: dst, Err: err}
+	}
+	return nil
+}
+
+// renameNoReplace is a variable for tests: few file systems at hand cannot do it.
+var renameNoReplace = func(tmp, dst string) error {
+	return unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, dst, unix.RENAME_NOREPLACE)
+}
+
+// publishAlone keeps others from the name between the look whether it is taken and the rename.
+func (s *Store) publishAlone(tmp, name string) error {
+	unlock, err := s.Lock(context.Background(), "publish/"+name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	_, err = os.Lstat(s.path(name))
+	switch {
+	case err == nil:
+		return unix.EEXIST
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	return unix.Rename(tmp, s.path(name))
 }
 
 // RemoveAll removes a tree although folders in it may have no write or search

@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 )
 
@@ -24,7 +25,8 @@ const version = "1\n"
 
 // A Store is a folder shared by any number of processes.
 type Store struct {
-	root string
+	root  string
+	fresh sync.Map // digest.Digest -> true: blobs that were written, and hashed, through this Store
 }
 
 // A StoreError says that the store as a whole cannot be used, and what to do.
@@ -84,14 +86,26 @@ func (s *Store) path(elem ...string) string {
 }
 
 // WriteFile writes a file of the store, named relative to it, so that it is
-// there as a whole or not at all.
+// there as a whole or not at all, unless the machine goes down: then it may be cut or empty, and what it replaced gone.
 func (s *Store) WriteFile(name string, data []byte) error {
+	return s.writeFile(name, data, func(*os.File) error { return nil })
+}
+
+// WriteLasting is WriteFile for what nobody can make again: whenever the machine goes down, there is the file or what it
+// replaced.
+func (s *Store) WriteLasting(name string, data []byte) error {
+	return s.writeFile(name, data, (*os.File).Sync)
+}
+
+func (s *Store) writeFile(name string, data []byte, settle func(*os.File) error) error {
 	f, err := os.CreateTemp(s.path("tmp"), "w-")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(f.Name())
-	_, err = f.Write(data)
+	if _, err = f.Write(data); err == nil {
+		err = settle(f)
+	}
 	if err1 := f.Close(); err == nil {
 		err = err1
 	}

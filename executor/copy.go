@@ -25,6 +25,9 @@ func (x *Executor) file(ctx context.Context, v *llb.Vertex, op *llb.File, inputs
 	}
 	now := x.Now()
 	f := &filer{ctx: ctx, x: x, out: snapshot.NewChanges(base), base: base, now: now.Unix()}
+	if x.Epoch != nil {
+		f.now = x.Epoch.Unix()
+	}
 	defer f.close()
 	for _, a := range op.Actions {
 		switch a := a.(type) {
@@ -51,7 +54,7 @@ type filer struct {
 	x       *Executor
 	base    *snapshot.View
 	out     *snapshot.Changes
-	now     int64 // seconds since 1970
+	now     int64 // what is new gets this time, in seconds since 1970
 	closers []io.Closer
 }
 

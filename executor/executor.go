@@ -42,6 +42,8 @@ type Executor struct {
 	Usage func(v *llb.Vertex, u sandbox.Usage)
 	// Now tells the time that new layers and directories get.
 	Now func() time.Time
+	// Epoch, when not nil, is the time that directories get which a COPY has to make. Like all times it is in no key.
+	Epoch *time.Time
 
 	networks
 	folders folders // what bind mounts show of the Locals

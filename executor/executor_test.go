@@ -110,6 +110,50 @@ func TestCopyKeyIsWhatItSelects(t *testing.T) {
 	}
 }
 
+// Permission bits and owners that a COPY replaces are in no key: the umask of a checkout shows in the bits.
+func TestWhatACopyReplacesIsInNoKey(t *testing.T) {
+	x := newExecutor(t)
+	whole, onWay := []llb.Source{{Path: "/src"}, {Path: "/f"}}, []llb.Source{{Path: "/src", Include: "sub/x"}}
+	for _, tt := range []struct {
+		mode    string
+		sources []llb.Source
+		same    bool
+	}{
+		{"", whole, false}, {"644", whole, true}, {"u=rwX", whole, false},
+		{"644", onWay, false}, // a folder on the way gives its bits to one that is there
+	} {
+		keyOf := func(specs ...string) cache.Key {
+			x.folder(t, t.TempDir(), specs...)
+			return key(t, x, copyOf(&llb.Copy{Sources: tt.sources, Dest: "/d/", Mode: tt.mode}))
+		}
+		a := keyOf("src/a 644 = one", "src/sub/ 755", "src/sub/x 644 = x", "src/l -> a", "f 664 = f")
+		b := keyOf("src/a 600 = one", "src/sub/ 700", "src/sub/x 644 = x", "src/l -> a", "f 600 = f")
+		if (a == b) != tt.same {
+			t.Errorf("--chmod %q of %v: the same key is %v", tt.mode, tt.sources, a == b)
+		}
+	}
+	scratch := llb.New(&llb.Image{}, nil, llb.Meta{})
+	for _, owner := range []*llb.Owner{nil, {Text: "3:3"}} {
+		keyOf := func(of string) cache.Key {
+			stage := llb.New(&llb.File{Actions: []llb.Action{&llb.Mkdir{Path: "/d/sub", Mode: 0o755, Owner: &llb.Owner{Text: of}}}}, []*llb.Vertex{scratch}, llb.Meta{})
+			result, err := x.Execute(t.Context(), stage, make([]digest.Digest, 1))
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := &llb.Copy{From: 1, Sources: []llb.Source{{Path: "/d"}}, Dest: "/", Owner: owner}
+			v := llb.New(&llb.File{Actions: []llb.Action{c}}, []*llb.Vertex{scratch, stage}, llb.Meta{})
+			k, err := x.Content(t.Context(), v, []digest.Digest{{}, result})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return k
+		}
+		if a, b := keyOf("1:1"), keyOf("2:2"); (a == b) != (owner != nil) {
+			t.Errorf("with --chown %v: the same key is %v", owner != nil, a == b)
+		}
+	}
+}
+
 func TestWildcardKeyCountsNames(t *testing.T) {
 	v := func() *llb.Vertex {
 		return copyOf(&llb.Copy{Sources: []llb.Source{{Path: "/*.txt", Wildcard: true}}, Dest: "/d/"})

@@ -142,15 +142,33 @@ func hashSources(ctx context.Context, h *digest.Hasher, t snapshot.Tree, c *llb.
 
 // hashSource writes what c takes of a match of src into h. Of a folder that is what is in it, not its metadata.
 func hashSource(ctx context.Context, h *digest.Hasher, t snapshot.Tree, root snapshot.Entry, c *llb.Copy, src llb.Source) error {
+	mode, err := parseMode(c.Mode)
+	if err != nil {
+		return err
+	}
+	r := replaced{mode: mode.bits != nil, owner: c.Owner != nil}
 	if root.Type != snapshot.Dir {
-		return hashEntries(ctx, h, t, root.Path, []selected{{Entry: root}})
+		return hashEntries(ctx, h, t, root.Path, []selected{{Entry: root}}, r)
 	}
 	list, err := selectBelow(ctx, t, root.Path, c, src)
 	if err != nil {
 		return err
 	}
 	snapshot.HashEntry(h, &snapshot.Entry{Path: ".", Type: snapshot.Dir})
-	return hashEntries(ctx, h, t, root.Path, list)
+	return hashEntries(ctx, h, t, root.Path, list, r)
+}
+
+// A replaced says which metadata a Copy gives to all that it takes, whatever they had.
+type replaced struct{ mode, owner bool }
+
+// forget clears what is replaced of s. A folder that is only passed may give its permission bits to one that is there.
+func (r replaced) forget(s *selected) {
+	if r.mode && s.Type != snapshot.Symlink && !s.passed {
+		s.Mode = 0
+	}
+	if r.owner {
+		s.UID, s.GID = 0, 0
+	}
 }
 
 // hashTree writes root and all below it into h.
@@ -163,12 +181,12 @@ func hashTree(ctx context.Context, h *digest.Hasher, t snapshot.Tree, root snaps
 	if err != nil {
 		return err
 	}
-	return hashEntries(ctx, h, t, root.Path, list)
+	return hashEntries(ctx, h, t, root.Path, list, replaced{})
 }
 
-// hashEntries writes entries into h, with paths relative to root, whose own place does not matter. The digests of many
-// files are computed at once.
-func hashEntries(ctx context.Context, h *digest.Hasher, t snapshot.Tree, root string, list []selected) error {
+// hashEntries writes entries into h without what is replaced, with paths relative to root, whose own place does not
+// matter. The digests of many files are computed at once.
+func hashEntries(ctx context.Context, h *digest.Hasher, t snapshot.Tree, root string, list []selected, r replaced) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(hashers)
 	for i := range list {
@@ -184,16 +202,16 @@ func hashEntries(ctx context.Context, h *digest.Hasher, t snapshot.Tree, root st
 	}
 	names := map[string]string{} // inode -> first name
 	for _, s := range list {
-		e, inode := s.Entry, s.Inode
-		e.Path = relative(root, e.Path)
-		snapshot.HashEntry(h, &e)
-		if inode == "" {
+		s.Path = relative(root, s.Path)
+		r.forget(&s)
+		snapshot.HashEntry(h, &s.Entry)
+		if s.Inode == "" {
 			continue
 		}
-		if first, ok := names[inode]; ok {
+		if first, ok := names[s.Inode]; ok {
 			h.String("hard link to", first)
 		} else {
-			names[inode] = e.Path
+			names[s.Inode] = s.Path
 		}
 	}
 	return nil

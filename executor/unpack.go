@@ -67,7 +67,7 @@ func (c *copier) spool(r io.Reader) ([]snapshot.Entry, *os.File, error) {
 		return nil, nil, err
 	}
 	c.closers = append(c.closers, f)
-	entries, err := snapshot.ReadArchive(io.TeeReader(r, f))
+	entries, err := snapshot.ReadArchive(c.ctx, io.TeeReader(r, f))
 	return entries, f, err
 }
 

@@ -33,7 +33,13 @@ type world struct {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	disk, err := cache.Open(filepath.Join(t.TempDir(), "store"))
+	return openWorld(t, filepath.Join(t.TempDir(), "store"))
+}
+
+// openWorld opens a store as another process would.
+func openWorld(t testing.TB, root string) *world {
+	t.Helper()
+	disk, err := cache.Open(root)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 // create lets write fill the file dest, or standard output when dest is "-". The file gets its name when it is whole:
@@ -21,14 +23,11 @@ func (x *Exporter) create(ctx context.Context, dest string, write func(io.Writer
 		}
 		return buffered(ctx, x.Stdout, write)
 	}
-	if target, err := filepath.EvalSymlinks(dest); err == nil {
-		dest = target
+	dest, kind, err := place(dest)
+	if err != nil {
+		return err
 	}
-	fi, err := os.Stat(dest)
-	switch {
-	case err == nil && fi.IsDir():
-		return fmt.Errorf("%s is a folder, and a file is to be written", dest)
-	case err == nil && !fi.Mode().IsRegular():
+	if kind != 0 {
 		f, err := os.OpenFile(dest, os.O_WRONLY, 0)
 		if err != nil {
 			return err
@@ -49,6 +48,51 @@ func (x *Exporter) create(ctx context.Context, dest string, write func(io.Writer
 		return renamed(err, tmp, dest)
 	}
 	return os.Rename(tmp, dest)
+}
+
+// place returns where dest leads to, and the type of the file that is there: 0 for a regular one, or none yet.
+func place(dest string) (string, fs.FileMode, error) {
+	if target, err := filepath.EvalSymlinks(dest); err == nil {
+		dest = target
+	}
+	fi, err := os.Stat(dest)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return dest, 0, nil
+	case err != nil:
+		return dest, 0, err
+	case fi.IsDir():
+		return dest, 0, fmt.Errorf("%s is a folder, and a file is to be written", dest)
+	}
+	return dest, fi.Mode().Type(), nil
+}
+
+// WriteFile writes a small file as outputs are written: it is there as a whole, or what was there before.
+func WriteFile(ctx context.Context, dest string, data []byte) error {
+	return (&Exporter{}).create(ctx, dest, func(w io.Writer) error {
+		_, err := w.Write(data)
+		return err
+	})
+}
+
+// CheckFile says early what would keep a file from being written to dest after the build.
+func CheckFile(dest string) error {
+	at, kind, err := place(dest)
+	if err != nil {
+		return err
+	}
+	if kind != 0 {
+		return nil // what a pipe takes, it tells when it is written to
+	}
+	dir := filepath.Dir(at)
+	err = unix.Access(dir, unix.W_OK|unix.X_OK)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("the folder of %s does not exist", dest)
+	case err != nil:
+		return fmt.Errorf("no file can be made in the folder %s: %w", dir, err)
+	}
+	return nil
 }
 
 // renamed makes an error about the temporary file one about the file that was asked for.

@@ -36,6 +36,7 @@ func TestNoHalfFiles(t *testing.T) {
 			for _, d := range []digest.Digest{b.Digest, chain.Layer} { // the form in archives, and the one that files are read from
 				flip(t, w.Disk, d)
 			}
+			*w = *openWorld(t, w.Disk.Root()) // who has written something does not doubt it
 			return t.Context()
 		}, "damaged"},
 		{"cancelled", func(t *testing.T, w *world, img *exporter.Image) context.Context {

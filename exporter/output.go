@@ -2,12 +2,9 @@ package exporter
 
 import (
 	"encoding/csv"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -208,11 +205,8 @@ func (o *Output) checkDest() error {
 		if o.Dest == "-" {
 			return nil
 		}
-		if fi, err := os.Stat(o.Dest); err == nil && fi.IsDir() {
-			return fmt.Errorf("dest %s is a folder, and type %s writes a file", o.Dest, o.Type)
-		}
-		if _, err := os.Stat(filepath.Dir(o.Dest)); errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("the folder of dest %s does not exist", o.Dest)
+		if err := CheckFile(o.Dest); err != nil {
+			return err
 		}
 	}
 	return nil

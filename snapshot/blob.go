@@ -104,8 +104,8 @@ func (s *Store) openForm(ctx context.Context, layer digest.Digest) (io.ReadClose
 		}
 		return r, &b, nil
 	}
-	if dir, marked, ok := s.capturedTree(layer); ok && errors.Is(err, ErrUnavailable) {
-		r, err := s.tarFromTree(ctx, layer, dir, marked)
+	if t, ok := s.capturedTree(layer); ok && errors.Is(err, ErrUnavailable) {
+		r, err := s.tarFromTree(ctx, layer, t)
 		return r, nil, err
 	}
 	return nil, nil, err
@@ -152,6 +152,10 @@ func (s *Store) Compressed(ctx context.Context, c *Chain, mediaType string) (Blo
 	defer unlock()
 	if b, _, err := s.exportable(c.Layer, mediaType); err != nil || !b.Digest.IsZero() {
 		return b, err // another process made it meanwhile
+	}
+	if n, ok := s.Size(c.Layer); ok && mediaType == MediaTypeTar && s.hasBlob(Blob{Digest: c.Layer, Size: n}) {
+		b := Blob{Digest: c.Layer, MediaType: MediaTypeTar, Size: n, Proved: true} // who reads it compares the digest
+		return b, s.AddBlob(ctx, c.Layer, b)
 	}
 	return s.compress(ctx, c, mediaType)
 }

@@ -74,6 +74,25 @@ func TestCompressedIsMadeOnceAndDeterministic(t *testing.T) {
 	}
 }
 
+// The uncompressed form of a layer that is here as a tar is that tar: nothing is copied.
+func TestUncompressedIsTheTar(t *testing.T) {
+	s := testStore(t)
+	id := layerOn(t, s, digest.Digest{}, "f a hello")
+	c, _ := s.Chain(id)
+	file := s.disk.Path("blobs/sha256/" + c.Layer.Hex()[:2] + "/" + c.Layer.Hex()[2:])
+	before, err := os.Stat(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := s.Compressed(t.Context(), c, MediaTypeTar)
+	if err != nil || b.Digest != c.Layer || b.Size != before.Size() {
+		t.Errorf("%+v %v", b, err)
+	}
+	if after, err := os.Stat(file); err != nil || !os.SameFile(before, after) {
+		t.Errorf("it was written again: %v", err)
+	}
+}
+
 // An image may claim that its blob is a layer which it is not. It gets nothing by it.
 func TestClaimedBlobsAreNotTrusted(t *testing.T) {
 	pack := func(text string) (tarBytes, gz []byte) {

@@ -18,57 +18,44 @@ import (
 // the path name in the tree.
 type LinkOwner func(dir int, base, name string) (owners.Mark, error)
 
-// capture adds everything in dir, a tree in overlay form that nobody changes meanwhile, to w. The
-// digests in known, which may be nil, save hashing files again. In a marked tree the owners are those of the
-// marks and of links, see package owners.
-func capture(ctx context.Context, w *Writer, dir string, known *TOC, marked bool, links LinkOwner) error {
-	c := capturer{ctx: ctx, w: w, known: known, marked: marked, links: links}
-	return c.root(dir)
-}
-
-// captureUpper is capture for the upper directory of an overlay on below. What it holds and what is no change is
-// removed from it.
-func captureUpper(ctx context.Context, w *Writer, dir string, below *View, marked bool, links LinkOwner) error {
-	c := capturer{ctx: ctx, w: w, below: below, marked: marked, links: links}
-	return c.root(dir)
-}
-
-// captureOnly is capture for a folder that holds more than the layer on below: only what is picked is added, and whiteouts
-// for what is gone.
-func captureOnly(ctx context.Context, w *Writer, dir string, picked map[string]pick, below *View, marked bool, links LinkOwner) error {
-	c := capturer{ctx: ctx, w: w, below: below, marked: marked, links: links, picked: picked, gone: map[string][]string{}}
-	for p, k := range picked {
-		if k == pickGone {
-			c.gone[parentOf(p)] = append(c.gone[parentOf(p)], path.Base(p))
-		}
-	}
-	return c.root(dir)
-}
-
-type capturer struct {
-	ctx   context.Context
-	w     *Writer
+// captureOptions say what capture makes of the files it finds.
+type captureOptions struct {
+	// known, which may be nil, has the digests of files that need not be hashed again, and the owners of
+	// links where links is nil.
 	known *TOC
-
+	// rehash says that files are hashed nevertheless.
+	rehash bool
+	// marked says that owners are those of marks and of links, see package owners.
 	marked bool
-	links  LinkOwner // nil: as in known
-
-	below *View // what the layer is on, if it is being made
-
-	// picked, when not nil, is what is added; gone has those of it that are gone, by directory.
+	links  LinkOwner
+	// below, when not nil, is what the layer is being made on: what is no change is not added. Where nothing is picked,
+	// it is removed as well.
+	below *View
+	// picked, when not nil, is what is added of a folder that holds more than the layer, and whiteouts for what is gone.
 	picked map[string]pick
-	gone   map[string][]string
-	names  map[[2]uint64]string // the first name of files with several
 }
 
-// root adds what is in the folder dir.
-func (c *capturer) root(dir string) error {
+// capture adds everything in dir, a tree in overlay form that nobody else changes meanwhile, to w.
+func capture(ctx context.Context, w *Writer, dir string, o captureOptions) error {
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: dir, Err: err}
 	}
-	c.names = map[[2]uint64]string{}
+	c := capturer{captureOptions: o, ctx: ctx, w: w, names: map[[2]uint64]string{}, gone: map[string][]string{}}
+	for p, k := range o.picked {
+		if k == pickGone {
+			c.gone[parentOf(p)] = append(c.gone[parentOf(p)], path.Base(p))
+		}
+	}
 	return c.dir(os.NewFile(uintptr(fd), dir), ".")
+}
+
+type capturer struct {
+	captureOptions
+	ctx   context.Context
+	w     *Writer
+	gone  map[string][]string  // what is picked and gone, by directory
+	names map[[2]uint64]string // the first name of files with several
 }
 
 // dir adds what is in the directory p, open as f, and closes it. Descriptors lead from
@@ -214,7 +201,7 @@ func (c *capturer) file(dir int, name string, st *unix.Stat_t, e Entry) error {
 		c.names[id] = e.Path
 	}
 	e.Size = st.Size
-	if c.known != nil {
+	if c.known != nil && !c.rehash {
 		if k := c.known.get(e.Path); k != nil && k.Type == Regular && k.Size == e.Size {
 			e.Digest = k.Digest
 		}

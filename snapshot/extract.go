@@ -46,7 +46,7 @@ func (x *extractor) entry(e *Entry, content io.Reader) error {
 	if err != nil {
 		return explainOwner(e, err)
 	}
-	if e.Type == Hardlink || e.Type == Whiteout {
+	if e.Type == Hardlink {
 		return nil
 	}
 	if e.Type == Dir {
@@ -105,9 +105,6 @@ func (x *extractor) create(dir int, name string, e *Entry, content io.Reader) er
 		if errors.Is(err, unix.EEXIST) {
 			err = nil
 		}
-		if err == nil && e.Opaque {
-			err = withFD(dir, name, unix.O_DIRECTORY, func(fd int) error { return unix.Fsetxattr(fd, overlayXattr+"opaque", []byte("y"), 0) })
-		}
 		return err
 	case Symlink:
 		return unix.Symlinkat(e.Link, dir, name)
@@ -120,8 +117,6 @@ func (x *extractor) create(dir int, name string, e *Entry, content io.Reader) er
 		return unix.Mknodat(dir, name, deviceType(e)|0o600, int(unix.Mkdev(e.Major, e.Minor)))
 	case Fifo:
 		return unix.Mknodat(dir, name, unix.S_IFIFO|0o600, 0)
-	case Whiteout:
-		return unix.Mknodat(dir, name, unix.S_IFCHR, 0)
 	}
 	return fmt.Errorf("entry of unknown type %q", e.Type)
 }
@@ -200,11 +195,54 @@ func writeMark(dir int, name string, e *Entry) error {
 
 func setXattrs(fd int, xattrs map[string]string) error {
 	for k, v := range xattrs {
-		if err := unix.Fsetxattr(fd, k, []byte(v), 0); err != nil && !errors.Is(err, unix.ENOTSUP) {
-			return fmt.Errorf("%s: %w", k, err)
+		err := unix.Fsetxattr(fd, k, []byte(v), 0)
+		if err == nil || errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EINVAL) && isForeign(k, v) {
+			continue
+		}
+		return fmt.Errorf("%s: %w", k, err)
+	}
+	return nil
+}
+
+// capability is the extended attribute of a program's capabilities.
+const capability = "security.capability"
+
+// isForeign reports whether an attribute gives capabilities to the root of one user namespace only (version 3), which
+// rootless builders have left in images. Where that namespace cannot be, the kernel does not take it; and of the others it
+// shows another form.
+func isForeign(name, value string) bool {
+	return name == capability && len(value) == 24 && value[3] == 3
+}
+
+// hide makes what hides files of the layers below: the whiteouts and opaque directories among entries.
+func (x *extractor) hide(entries []Entry) error {
+	for i := range entries {
+		e := &entries[i]
+		var err error
+		switch {
+		case e.Type == Whiteout:
+			if err = x.makeParents(parentOf(e.Path)); err == nil {
+				err = x.root.At("create", e.Path, func(dir int, name string) error { return unix.Mknodat(dir, name, unix.S_IFCHR, 0) })
+			}
+		case e.Opaque:
+			if err = x.entry(e, nil); err == nil { // the tar may have no entry of it
+				err = x.root.At("hide what is below", e.Path, setOpaque)
+			}
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+func setOpaque(dir int, name string) error {
+	return withFD(dir, name, unix.O_DIRECTORY, func(fd int) error { return unix.Fsetxattr(fd, overlayXattr+"opaque", []byte("y"), 0) })
+}
+
+// isGone reports whether err says that a file is not there, or one of the directories on the way to it.
+func isGone(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP)
 }
 
 // finish sets the times of directories, which making their entries has changed.
@@ -212,7 +250,7 @@ func (x *extractor) finish() error {
 	for i := len(x.dirs) - 1; i >= 0; i-- {
 		e := &x.dirs[i]
 		st, err := x.root.Stat(e.Path)
-		if errors.Is(err, unix.ENOENT) || err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		if isGone(err) || err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR {
 			continue // replaced by a later entry
 		}
 		if err != nil {

@@ -2,12 +2,12 @@ package snapshot
 
 import (
 	"archive/tar"
+	"errors"
 	"os"
 	"path/filepath"
 	"runtime"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"github.com/seed0570efb0/build/internal/digest"
@@ -31,12 +31,12 @@ func TestDevicesThatCannotBeMadeAreLeftOut(t *testing.T) {
 				return err
 			}
 			defer x.Close()
-			for _, e := range []Entry{{Path: "dev/console", Type: Char, Major: 5, Minor: 1}, {Path: "dev/gone", Type: Whiteout}, {Path: "dev/p", Type: Fifo}} {
+			for _, e := range []Entry{{Path: "dev/console", Type: Char, Major: 5, Minor: 1}, {Path: "dev/p", Type: Fifo}} {
 				if err := x.entry(&e, nil); err != nil {
 					return err
 				}
 			}
-			return x.finish()
+			return errors.Join(x.hide([]Entry{{Path: "dev/gone", Type: Whiteout}}), x.finish())
 		}()
 	}()
 	if err := <-done; err != nil {
@@ -56,32 +56,6 @@ func dropMknod() error {
 	}
 	data[0].Effective &^= 1 << unix.CAP_MKNOD
 	return unix.Capset(&header, &data[0])
-}
-
-// A whiteout beside a directory of the same name hides what is below it, in the tree as in the view.
-func TestWhiteoutAndDirectoryAreOpaque(t *testing.T) {
-	dir := tar.Header{Name: "d/", Typeflag: tar.TypeDir, Mode: 0o755}
-	file := tar.Header{Name: "d/new", Typeflag: tar.TypeReg, Linkname: "new"}
-	gone := tar.Header{Name: ".wh.d", Typeflag: tar.TypeReg}
-	for name, headers := range map[string][]tar.Header{"before": {gone, dir, file}, "after": {dir, file, gone}} {
-		s := testStore(t)
-		base := layerOn(t, s, digest.Digest{}, "d d", "f d/old old")
-		top, err := tarLayer(t, s, base, headers...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if d := cmp.Diff([]string{"d d", "f d/new"}, list(t, s, top)); d != "" {
-			t.Errorf("%s: the view: %s", name, d)
-		}
-		trees, err := s.Trees(t.Context(), top)
-		if err != nil {
-			t.Fatal(err)
-		}
-		value := make([]byte, 8)
-		if n, err := unix.Getxattr(filepath.Join(trees[0], "d"), overlayXattr+"opaque", value); err != nil || string(value[:n]) != "y" {
-			t.Errorf("%s: the tree does not hide what is below: %v", name, err)
-		}
-	}
 }
 
 func TestHostileArchives(t *testing.T) {

@@ -78,7 +78,12 @@ func (f *Flat) add(ctx context.Context, s *Store, c *Chain) error {
 		return err
 	}
 	defer x.Close()
-	// What the layer hides goes first: in a tar, the markers may come after what they must not hide.
+	// What the layer hides goes first.
+	if toc.Opaque {
+		if err := empty(x.root); err != nil {
+			return err
+		}
+	}
 	for i := range toc.Entries {
 		if e := &toc.Entries[i]; e.Type == Whiteout || e.Opaque {
 			if err := hide(x.root, e.Path); err != nil {
@@ -91,28 +96,45 @@ func (f *Flat) add(ctx context.Context, s *Store, c *Chain) error {
 		return err
 	}
 	defer r.Close()
-	got, err := readLayer(r, func(e *Entry, content io.Reader) error {
-		if e.Type == Whiteout {
-			return nil
-		}
-		plain := *e
-		plain.Opaque = false // said already, and not to be seen in this tree
+	got, err := readLayer(ctx, r, func(e *Entry, content io.Reader) error {
 		if e.Type == Dir {
 			f.times[e.Path] = e.Mtime
 		}
-		return x.entry(&plain, content)
+		return x.entry(e, content)
 	})
 	if err != nil {
 		return s.diagnose(ctx, c.Layer, err)
 	}
+	for i := range got.Entries { // the tar may have no entry of a directory that hides what is below
+		if e := &got.Entries[i]; e.Opaque {
+			f.times[e.Path] = e.Mtime
+			if err := x.entry(e, nil); err != nil {
+				return err
+			}
+		}
+	}
 	return s.settle(ctx, c.Layer, from, got)
+}
+
+// empty removes all that is in a folder.
+func empty(root *safefs.Root) error {
+	f, err := root.OpenFile(".")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	names, err := f.Readdirnames(-1)
+	for _, name := range names {
+		err = errors.Join(err, root.RemoveAll(name))
+	}
+	return err
 }
 
 // hide removes p, if it is there.
 func hide(root *safefs.Root, p string) error {
 	err := root.RemoveAll(p)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
-		return nil // the folder it was in is gone
+	if isGone(err) {
+		return nil
 	}
 	return err
 }
@@ -347,7 +369,7 @@ func (s *Store) CommitFlat(ctx context.Context, f *Flat, links LinkOwner, create
 		return digest.Digest{}, err
 	}
 	return s.commitNew(f.parent, created, func(w *Writer) error {
-		return captureOnly(ctx, w, f.dir, picked, below, owners.OneID(), links)
+		return capture(ctx, w, f.dir, captureOptions{picked: picked, below: below, marked: owners.OneID(), links: links})
 	})
 }
 

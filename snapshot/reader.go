@@ -3,6 +3,7 @@ package snapshot
 import (
 	"archive/tar"
 	"bufio"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -15,37 +16,36 @@ import (
 	"github.com/seed0570efb0/build/internal/owners"
 )
 
-// A visitor receives the entries of a tar in the order they come. It may read content, the
-// bytes of a Regular file, or leave it. An entry replaces an earlier one of the same path.
+// A visitor receives the files of a tar in the order they come. It may read content, the
+// bytes of a Regular file, or leave it. A file replaces an earlier one of the same path. Whiteouts, and whether
+// a directory is opaque, show in the table of contents at the end: a marker may come after what it must not hide.
 type visitor func(e *Entry, content io.Reader) error
 
-// maxEntries bounds what a hostile tar can make us keep in memory.
-const maxEntries = 10_000_000
-
-// readLayer reads the tar of a layer from r to its end, hands each entry to visit (which may be nil)
+// readLayer reads the tar of a layer from r to its end, unless ctx ends before, hands each file to visit (which may be nil)
 // and returns the table of contents.
-func readLayer(r io.Reader, visit visitor) (*TOC, error) {
+func readLayer(ctx context.Context, r io.Reader, visit visitor) (*TOC, error) {
 	sum := &counter{w: io.Discard, h: sha256.New()}
 	in := io.TeeReader(bufio.NewReaderSize(r, 256<<10), sum)
-	tr := tar.NewReader(in)
-	s := scan{byPath: map[string]int{}}
-	if err := s.read(tr, sum, visit); err != nil {
+	s := newScan(ctx, visit)
+	if err := s.read(tar.NewReader(in), sum); err != nil {
 		return nil, err
 	}
 	if _, err := io.Copy(io.Discard, in); err != nil { // the padding belongs to the digest
 		return nil, err
 	}
-	entries := s.finish()
-	return &TOC{DiffID: digest.Digest(sum.h.Sum(nil)), Size: sum.n, Content: contentDigest(entries), Entries: entries}, nil
+	t := &TOC{DiffID: digest.Digest(sum.h.Sum(nil)), Size: sum.n, Opaque: s.opaque, Entries: s.finish()}
+	t.Content = contentDigest(t)
+	return t, nil
 }
 
 // ReadArchive returns the entries of a tar that is no layer, in the order of their paths: names that
 // would mean whiteouts are names of files like others. Entry.Offset counts from the start of r.
-func ReadArchive(r io.Reader) ([]Entry, error) {
+func ReadArchive(ctx context.Context, r io.Reader) ([]Entry, error) {
 	sum := &counter{w: io.Discard, h: nopHash{}}
 	in := io.TeeReader(bufio.NewReaderSize(r, 256<<10), sum)
-	s := scan{byPath: map[string]int{}, plain: true}
-	if err := s.read(tar.NewReader(in), sum, nil); err != nil {
+	s := newScan(ctx, nil)
+	s.plain = true
+	if err := s.read(tar.NewReader(in), sum); err != nil {
 		return nil, err
 	}
 	return s.finish(), nil
@@ -55,171 +55,7 @@ func ReadArchive(r io.Reader) ([]Entry, error) {
 type nopHash struct{ hash.Hash }
 
 func (nopHash) Write(p []byte) (int, error) { return len(p), nil }
-
-func (s *scan) read(tr *tar.Reader, sum *counter, visit visitor) error {
-	for {
-		h, err := tr.Next()
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		e, err := entryOf(h)
-		if err != nil {
-			return err
-		}
-		if e == nil {
-			continue
-		}
-		if e.Type == Regular {
-			e.Offset = sum.n
-			if isSparse(h) {
-				e.Offset = -1
-			}
-		}
-		if err := s.add(e, tr, visit); err != nil {
-			return fmt.Errorf("%s: %w", e.Path, err)
-		}
-	}
-}
-
-func isSparse(h *tar.Header) bool {
-	if h.Typeflag == tar.TypeGNUSparse {
-		return true
-	}
-	for k := range h.PAXRecords {
-		if strings.HasPrefix(k, "GNU.sparse.") {
-			return true
-		}
-	}
-	return false
-}
-
-// A scan collects entries.
-type scan struct {
-	entries []Entry
-	byPath  map[string]int // index into entries
-	links   map[string]string
-	plain   bool // no name means a whiteout
-}
-
-func (s *scan) add(e *Entry, content io.Reader, visit visitor) error {
-	if len(s.entries) >= maxEntries {
-		return fmt.Errorf("more than %d entries", maxEntries)
-	}
-	if err := s.resolve(e); err != nil {
-		return err
-	}
-	if e.Path == "." {
-		return nil // the root's own entry: its metadata is not part of a layer
-	}
-	if !s.plain && e.Name() == opaqueName {
-		return s.opaque(e, visit)
-	}
-	if name, ok := strings.CutPrefix(e.Name(), whiteoutPrefix); ok && !s.plain {
-		*e = Entry{Path: join(parentOf(e.Path), name), Type: Whiteout}
-		if i, ok := s.byPath[e.Path]; ok { // re-added in the same layer, before its whiteout
-			return s.hide(i, visit)
-		}
-	}
-	if i, ok := s.byPath[e.Path]; ok && e.Type == Dir {
-		e.Opaque = s.entries[i].Type == Whiteout || s.entries[i].Opaque
-	}
-	if e.Type == Regular {
-		h := sha256.New()
-		body := io.TeeReader(content, h)
-		if visit != nil {
-			if err := visit(e, body); err != nil {
-				return err
-			}
-		}
-		if _, err := io.Copy(io.Discard, body); err != nil {
-			return err
-		}
-		e.Digest = digest.Digest(h.Sum(nil))
-	} else if visit != nil {
-		if err := visit(e, nil); err != nil {
-			return err
-		}
-	}
-	s.put(*e)
-	return nil
-}
-
-func (s *scan) put(e Entry) {
-	if e.Type == Symlink {
-		if s.links == nil {
-			s.links = map[string]string{}
-		}
-		s.links[e.Path] = e.Link
-	} else {
-		delete(s.links, e.Path)
-	}
-	i, ok := s.byPath[e.Path]
-	if !ok {
-		s.byPath[e.Path] = len(s.entries)
-		s.entries = append(s.entries, e)
-		return
-	}
-	s.entries[i] = e
-}
-
-// opaque handles the marker that its directory hides what is below.
-func (s *scan) opaque(e *Entry, visit visitor) error {
-	dir := parentOf(e.Path)
-	i, ok := s.byPath[dir]
-	if !ok {
-		s.put(Entry{Path: dir, Type: Dir, Mode: 0o755})
-		i = s.byPath[dir]
-	}
-	return s.hide(i, visit)
-}
-
-// hide makes an entry that is a directory hide what is below it.
-func (s *scan) hide(i int, visit visitor) error {
-	e := &s.entries[i]
-	if e.Type != Dir || e.Opaque {
-		return nil
-	}
-	e.Opaque = true
-	if visit == nil {
-		return nil
-	}
-	return visit(e, nil)
-}
-
-// resolve replaces the parents of e that are symbolic links of this layer by what they point to, as
-// every other tool does that unpacks the layer into a folder.
-func (s *scan) resolve(e *Entry) error {
-	if len(s.links) == 0 || e.Path == "." {
-		return nil
-	}
-	dir, err := followLinks(parentOf(e.Path), func(p string) (string, bool) { t, ok := s.links[p]; return t, ok })
-	if err != nil {
-		return err
-	}
-	e.Path = join(dir, e.Name())
-	return nil
-}
-
-// finish orders the entries and drops those whose parent was replaced by something that is no directory.
-func (s *scan) finish() []Entry {
-	sortEntries(s.entries)
-	out := s.entries[:0]
-	gone := ""
-	for _, e := range s.entries {
-		if gone != "" && strings.HasPrefix(e.Path, gone) {
-			continue
-		}
-		gone = ""
-		if e.Type != Dir {
-			gone = e.Path + "/"
-		}
-		out = append(out, e)
-	}
-	return out
-}
+func (nopHash) Sum(b []byte) []byte         { return append(b, make([]byte, sha256.Size)...) }
 
 // maxLinks is how many symbolic links one path may lead through, as in the kernel.
 const maxLinks = 40
@@ -302,10 +138,10 @@ func entryOf(h *tar.Header) (*Entry, error) {
 }
 
 // keepXattr reports whether images keep the extended attribute: file capabilities and what
-// users set. Labels and ACLs belong to the host that set them.
+// users set. Labels and ACLs belong to the host that set them, and a tar cannot name one with "=" in its name.
 func keepXattr(name string) bool {
-	return name == "security.capability" ||
-		strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, overlayXattr) && name != owners.Xattr
+	return name == capability ||
+		strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, overlayXattr) && name != owners.Xattr && !strings.Contains(name, "=")
 }
 
 const overlayXattr = "user.overlay."

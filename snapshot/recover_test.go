@@ -5,10 +5,13 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/seed0570efb0/build/cache"
@@ -267,7 +270,7 @@ func TestLayerThatCannotBeRecordedIsNotKept(t *testing.T) {
 		c, _ := s.Chain(id)
 		toc := s.disk.Path(layerFile(c.Layer, "toc"))
 		blob := s.disk.Path("blobs/sha256/" + c.Layer.Hex()[:2] + "/" + c.Layer.Hex()[2:])
-		tree := s.disk.Path(layerFile(c.Layer, "tree"))
+		tree := s.disk.Path(layerFile(c.Layer, treeForm{boot: s.boot}.name()))
 		for _, f := range []string{toc, blob, tree} {
 			if err := os.RemoveAll(f); err != nil {
 				t.Fatal(err)
@@ -283,6 +286,98 @@ func TestLayerThatCannotBeRecordedIsNotKept(t *testing.T) {
 			if _, err := os.Lstat(f); err == nil {
 				t.Errorf("%s: %s is kept", name, filepath.Base(f))
 			}
+		}
+	}
+}
+
+// Records that are damaged, by whatever, are records that are not there.
+func FuzzRecords(f *testing.F) {
+	s := testStore(f)
+	id := layerOn(f, s, digest.Digest{}, "f a hello")
+	c, _ := s.Chain(id)
+	if _, err := s.Compressed(f.Context(), c, MediaTypeTarGzip); err != nil {
+		f.Fatal(err)
+	}
+	for _, name := range []string{chainFile(id), layerFile(c.Layer, "blobs")} {
+		b, err := s.disk.ReadFile(name)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Add([]byte("null"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for _, name := range []string{chainFile(id), layerFile(c.Layer, "blobs")} {
+			if err := s.disk.WriteFile(name, b); err != nil {
+				t.Fatal(err)
+			}
+		}
+		fresh := New(s.disk, s.fetch)
+		if got, err := fresh.Chain(id); err == nil && (got.Parent != c.Parent || got.Layer != c.Layer) {
+			t.Errorf("another chain: %+v", got)
+		}
+		if _, err := fresh.Blobs(c.Layer); err != nil {
+			t.Error(err)
+		}
+		if _, err := fresh.Usable(id); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A header of 512 bytes can promise a sparse file of any size. Its holes are not read from the tar, so that neither its
+// end nor that of the context stops who reads them.
+func TestSparseFilesAreBounded(t *testing.T) {
+	header := func(size int64) []byte {
+		b := make([]byte, 1536)
+		for at, text := range map[int]string{0: "f", 100: "0000644", 108: "0000000", 116: "0000000", 124: "00000000000", 136: "00000000000", 156: "S", 257: "ustar  ", 398: "00000000000", 148: "        "} {
+			copy(b[at:], text)
+		}
+		for _, at := range []int{386, 483} { // where the only fragment, which is empty, begins; and the size
+			binary.BigEndian.PutUint64(b[at+4:], uint64(size))
+			b[at] = 0x80
+		}
+		sum := 0
+		for _, c := range b[:512] {
+			sum += int(c)
+		}
+		copy(b[148:], fmt.Sprintf("%06o\x00 ", sum))
+		return b
+	}
+	toc, err := readLayer(t.Context(), bytes.NewReader(header(1000)), nil)
+	if err != nil || toc.Entries[0].Size != 1000 || toc.Entries[0].Digest != digest.Of(make([]byte, 1000)) {
+		t.Fatalf("a small one: %+v %v", toc, err)
+	}
+	if _, err := readLayer(t.Context(), bytes.NewReader(header(1<<62)), nil); err == nil {
+		t.Error("a huge one is read")
+	}
+	cause := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	n := 0
+	_, err = readLayer(ctx, bytes.NewReader(header(maxSparse)), func(_ *Entry, content io.Reader) error {
+		for {
+			if _, err := content.Read(make([]byte, 1<<16)); err != nil {
+				return err
+			}
+			if n++; n == 3 {
+				cancel(cause)
+			}
+		}
+	})
+	if !errors.Is(err, cause) || n != 3 {
+		t.Errorf("%v after %d reads", err, n)
+	}
+}
+
+// What a hostile tar can make us keep is bounded.
+func TestBoundsOfATar(t *testing.T) {
+	for name, s := range map[string]*scan{
+		"entries":     {entries: make([]Entry, maxEntries)},
+		"names":       {size: maxNames},
+		"directories": {replaced: maxReplaced, entries: []Entry{{Path: "a", Type: Dir}}, byPath: map[string]int{"a": 0}, implied: map[string]bool{}},
+	} {
+		if err := s.add(&Entry{Path: "a", Type: Fifo}, nil); err == nil || !strings.Contains(err.Error(), "more than") {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

@@ -71,20 +71,7 @@ func layerOn(t testing.TB, s *Store, parent digest.Digest, lines ...string) dige
 func tarLayer(t testing.TB, s *Store, parent digest.Digest, headers ...tar.Header) (digest.Digest, error) {
 	t.Helper()
 	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	for _, h := range headers {
-		body := h.Linkname
-		if h.Typeflag == tar.TypeReg {
-			h.Linkname, h.Size = "", int64(len(body))
-		}
-		if err := w.WriteHeader(&h); err != nil {
-			t.Fatal(err)
-		}
-		if h.Typeflag == tar.TypeReg {
-			io.WriteString(w, body)
-		}
-	}
-	w.Close()
+	writeTar(t, &b, headers)
 	d, err := s.disk.WriteBlob(b.Bytes())
 	if err != nil {
 		t.Fatal(err)
@@ -123,6 +110,16 @@ func list(t testing.TB, s *Store, id digest.Digest) []string {
 		t.Fatal(err)
 	}
 	return out
+}
+
+// treePath returns where the tree of the chain's topmost layer is.
+func treePath(t testing.TB, s *Store, c *Chain) string {
+	t.Helper()
+	form, ok := s.findTree(c)
+	if !ok {
+		t.Fatalf("there is no tree of %s", c.Layer)
+	}
+	return form.path(s, c.Layer)
 }
 
 func TestViewShowsWhatLayersLeave(t *testing.T) {

@@ -21,6 +21,7 @@ type Store struct {
 	disk *cache.Store
 	// fetch brings the compressed bytes of a layer that is known but not here.
 	fetch Fetch
+	boot  string // the boot that new trees are made in
 
 	chains sync.Map // digest.Digest -> *Chain
 	tocs   sync.Map // digest.Digest -> *TOC
@@ -30,7 +31,9 @@ type Store struct {
 type Fetch func(ctx context.Context, b Blob) (io.ReadCloser, error)
 
 // New returns a Store in disk.
-func New(disk *cache.Store, fetch Fetch) *Store { return &Store{disk: disk, fetch: fetch} }
+func New(disk *cache.Store, fetch Fetch) *Store {
+	return &Store{disk: disk, fetch: fetch, boot: cache.Boot()}
+}
 
 // A Blob is a form of a layer that goes into images: the bytes of the tar, compressed or not.
 type Blob struct {
@@ -116,7 +119,7 @@ func (s *Store) editBlobs(ctx context.Context, layer digest.Digest, edit func([]
 
 // hasLayer reports whether the topmost layer of c has a form here, or an origin elsewhere.
 func (s *Store) hasLayer(c *Chain) bool {
-	if _, _, ok := s.capturedTree(c.Layer); ok || s.hasTree(c) {
+	if s.hasTree(c) {
 		return true
 	}
 	if n, ok := s.disk.BlobSize(c.Layer); ok {
@@ -191,7 +194,7 @@ func (s *Store) inflate(ctx context.Context, layer digest.Digest) (*TOC, error) 
 		return nil, err
 	}
 	defer w.Abort()
-	t, err := readLayer(io.TeeReader(r, w), nil)
+	t, err := readLayer(ctx, io.TeeReader(r, w), nil)
 	if err != nil {
 		return nil, s.diagnose(ctx, layer, fmt.Errorf("layer %s: %w", layer, err))
 	}

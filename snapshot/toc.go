@@ -19,6 +19,8 @@ type TOC struct {
 	// Content names what the layer does, whenever it was made: all of its entries but for their
 	// times and their places in the tar.
 	Content digest.Digest
+	// Opaque is set for a layer that hides all that is below it.
+	Opaque bool
 	// Entries are ordered by comparePaths; no path is there twice.
 	Entries []Entry
 }
@@ -37,10 +39,13 @@ func (t *TOC) get(p string) *Entry {
 }
 
 // contentDigest computes Content.
-func contentDigest(entries []Entry) digest.Digest {
+func contentDigest(t *TOC) digest.Digest {
 	h := digest.NewHasher("layer/v1")
-	for i := range entries {
-		HashEntry(h, &entries[i])
+	if t.Opaque {
+		h.Bool("opaque", true)
+	}
+	for i := range t.Entries {
+		HashEntry(h, &t.Entries[i])
 	}
 	return h.Sum()
 }
@@ -64,7 +69,7 @@ func HashEntry(h *digest.Hasher, e *Entry) {
 // The file format of a TOC: a magic line, then varints and length-prefixed
 // strings, then the SHA-256 of all before it. It is read whole, often, and
 // by one machine only; for 50,000 entries JSON takes about ten times as long.
-const tocMagic = "build toc 1\n"
+const tocMagic = "build toc 2\n"
 
 var errTOC = errors.New("not a table of contents of this version, or cut short")
 
@@ -75,12 +80,20 @@ func (t *TOC) Marshal() []byte {
 	b = append(b, t.DiffID[:]...)
 	b = append(b, t.Content[:]...)
 	b = binary.AppendVarint(b, t.Size)
+	b = append(b, flag(t.Opaque))
 	b = binary.AppendUvarint(b, uint64(len(t.Entries)))
 	for i := range t.Entries {
 		b = t.Entries[i].append(b)
 	}
 	sum := sha256.Sum256(b)
 	return append(b, sum[:]...)
+}
+
+func flag(set bool) byte {
+	if set {
+		return 1
+	}
+	return 0
 }
 
 func appendString(b []byte, s string) []byte {
@@ -104,11 +117,7 @@ func (e *Entry) append(b []byte) []byte {
 		b = binary.AppendUvarint(b, uint64(e.Major))
 		b = binary.AppendUvarint(b, uint64(e.Minor))
 	case Dir:
-		opaque := byte(0)
-		if e.Opaque {
-			opaque = 1
-		}
-		b = append(b, opaque)
+		b = append(b, flag(e.Opaque))
 	}
 	keys := make([]string, 0, len(e.Xattrs))
 	for k := range e.Xattrs {
@@ -134,7 +143,7 @@ func ParseTOC(b []byte) (*TOC, error) {
 		return nil, errTOC
 	}
 	d := decoder{b: body[len(tocMagic):], text: string(body[len(tocMagic):])}
-	t := &TOC{DiffID: d.digest(), Content: d.digest(), Size: d.varint()}
+	t := &TOC{DiffID: d.digest(), Content: d.digest(), Size: d.varint(), Opaque: d.byte() == 1}
 	n := d.uvarint()
 	if n > uint64(len(b)) {
 		return nil, errTOC

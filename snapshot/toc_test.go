@@ -57,7 +57,7 @@ func FuzzReadLayer(f *testing.F) {
 	w.Close()
 	f.Add(b.Bytes())
 	f.Fuzz(func(t *testing.T, b []byte) {
-		toc, err := readLayer(bytes.NewReader(b), nil)
+		toc, err := readLayer(t.Context(), bytes.NewReader(b), nil)
 		if err != nil {
 			return
 		}

@@ -21,46 +21,6 @@ import (
 	"github.com/seed0570efb0/build/internal/safefs"
 )
 
-// treeFile returns where the tree of the chain's topmost layer is. A tree depends on its layer alone,
-// unless the layer leaves out directories on the way to its entries: in the tree they need the
-// metadata that they have below, since overlayfs shows that of the topmost tree. A marked tree is one of
-// a user namespace with one id.
-func treeFile(c *Chain, implied, marked bool) string {
-	if implied {
-		return layerFile(c.Layer, treeName(marked)+"-"+c.ID.Hex())
-	}
-	return layerFile(c.Layer, treeName(marked))
-}
-
-func treeName(marked bool) string {
-	if marked {
-		return "marked"
-	}
-	return "tree"
-}
-
-// treePath returns the tree to mount in this user namespace.
-func (s *Store) treePath(c *Chain) (string, bool) { return s.findTree(c, owners.OneID()) }
-
-func (s *Store) findTree(c *Chain, marked bool) (string, bool) {
-	for _, implied := range []bool{false, true} {
-		if p := s.disk.Path(treeFile(c, implied, marked)); isDir(p) {
-			return p, true
-		}
-	}
-	return "", false
-}
-
-func isDir(p string) bool {
-	fi, err := os.Lstat(p)
-	return err == nil && fi.IsDir()
-}
-
-func (s *Store) hasTree(c *Chain) bool {
-	_, ok := s.treePath(c)
-	return ok
-}
-
 // unpackers is how many layers are unpacked at once.
 const unpackers = 4
 
@@ -84,6 +44,9 @@ func (s *Store) Trees(ctx context.Context, id digest.Digest) ([]string, error) {
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
+	if out, err = s.visible(ctx, chains, out); err != nil {
+		return nil, err
+	}
 	seen := map[string]bool{}
 	return slices.DeleteFunc(out, func(tree string) bool {
 		again := seen[tree]
@@ -92,9 +55,29 @@ func (s *Store) Trees(ctx context.Context, id digest.Digest) ([]string, error) {
 	}), nil
 }
 
+// visible leaves out of trees, the topmost first, those below a layer that hides all of them: overlayfs takes the roots
+// of all its lower directories together.
+func (s *Store) visible(ctx context.Context, chains []*Chain, trees []string) ([]string, error) {
+	for i, c := range slices.Backward(chains) {
+		toc, err := s.TOC(ctx, c.Layer)
+		if err != nil {
+			return nil, err
+		}
+		if toc.Opaque {
+			return trees[:len(chains)-i], nil
+		}
+	}
+	return trees, nil
+}
+
+// tree returns the sound tree of the chain's topmost layer, and makes it where it is missing.
 func (s *Store) tree(ctx context.Context, c *Chain) (string, error) {
-	if p, ok := s.treePath(c); ok {
-		return p, nil
+	t, ok := s.findTree(c)
+	if ok && !t.sound(s.boot) {
+		return s.prove(ctx, c)
+	}
+	if ok {
+		return t.path(s, c.Layer), nil
 	}
 	tmp, err := s.disk.NewTempDir()
 	if err != nil {
@@ -102,18 +85,20 @@ func (s *Store) tree(ctx context.Context, c *Chain) (string, error) {
 	}
 	defer tmp.Remove()
 	toc, err := s.unpack(ctx, c, tmp.Join("tree"))
-	if err != nil || toc == nil {
-		p, _ := s.treePath(c)
-		return p, err
+	if err != nil {
+		return "", err
 	}
-	implied := toc.impliedDirs()
-	if len(implied) > 0 {
+	if toc == nil { // another process was first
+		return s.tree(ctx, c)
+	}
+	t = treeForm{marked: owners.OneID(), boot: s.boot}
+	if implied := toc.impliedDirs(); len(implied) > 0 {
+		t.chain = c.ID.Hex()
 		if err := s.fillImplied(ctx, c, tmp.Join("tree"), implied); err != nil {
 			return "", err
 		}
 	}
-	name := treeFile(c, len(implied) > 0, owners.OneID())
-	return s.disk.Path(name), s.disk.Publish(tmp.Join("tree"), name)
+	return t.path(s, c.Layer), s.disk.Publish(tmp.Join("tree"), layerFile(c.Layer, t.name()))
 }
 
 // unpack extracts a layer into the new folder dir. When another process made the tree meanwhile, it returns nil.
@@ -123,7 +108,7 @@ func (s *Store) unpack(ctx context.Context, c *Chain, dir string) (*TOC, error) 
 		return nil, err
 	}
 	defer unlock()
-	if s.hasTree(c) {
+	if _, ok := s.findTree(c); ok {
 		return nil, nil
 	}
 	r, from, err := s.openStream(ctx, c.Layer)
@@ -139,9 +124,9 @@ func (s *Store) unpack(ctx context.Context, c *Chain, dir string) (*TOC, error) 
 		return nil, err
 	}
 	defer x.Close()
-	toc, err := readLayer(r, x.entry)
+	toc, err := readLayer(ctx, r, x.entry)
 	if err == nil {
-		err = x.finish()
+		err = errors.Join(x.hide(toc.Entries), x.finish())
 	}
 	if err != nil {
 		return nil, s.diagnose(ctx, c.Layer, fmt.Errorf("layer %s: %w", c.Layer, err))
@@ -161,13 +146,7 @@ func (s *Store) diagnose(ctx context.Context, layer digest.Digest, err error) er
 	}
 	blobs, _ := s.Blobs(layer)
 	for _, b := range append(blobs, Blob{Digest: layer}) {
-		r, e := s.disk.VerifiedBlob(b.Digest)
-		if e != nil {
-			continue
-		}
-		_, e = io.Copy(io.Discard, r)
-		r.Close()
-		if errors.As(e, &damaged) {
+		if e := s.disk.CheckBlob(b.Digest); errors.As(e, &damaged) {
 			return e
 		}
 	}
@@ -230,29 +209,19 @@ func (s *Store) CommitTree(ctx context.Context, parent digest.Digest, dir string
 		return digest.Digest{}, err
 	}
 	w := NewWriter(io.Discard)
-	if err := captureUpper(ctx, w, dir, below, owners.OneID(), links); err != nil {
+	if err := capture(ctx, w, dir, captureOptions{below: below, marked: owners.OneID(), links: links}); err != nil {
 		return digest.Digest{}, err
 	}
 	toc, err := w.Close()
 	if err != nil {
 		return digest.Digest{}, err
 	}
-	return s.commit(parent, toc, created, func() error { return s.disk.Publish(dir, layerFile(toc.DiffID, treeName(owners.OneID()))) })
-}
-
-// capturedTree returns a tree that the tar of a layer can be made of, and whether it is a marked one.
-func (s *Store) capturedTree(layer digest.Digest) (dir string, marked, ok bool) {
-	for _, marked := range []bool{owners.OneID(), !owners.OneID()} {
-		if dir := s.disk.Path(layerFile(layer, treeName(marked))); isDir(dir) {
-			return dir, marked, true
-		}
-	}
-	return "", false, false
+	return s.commit(parent, toc, created, func() error { return s.keepTree(ctx, toc.DiffID, dir) })
 }
 
 // tarFromTree makes the tar of a captured layer again. At its end the bytes are checked against the
 // diff ID: a tree that somebody changed is a *cache.DamagedError, and removed.
-func (s *Store) tarFromTree(ctx context.Context, layer digest.Digest, dir string, marked bool) (io.ReadCloser, error) {
+func (s *Store) tarFromTree(ctx context.Context, layer digest.Digest, t treeForm) (io.ReadCloser, error) {
 	toc, err := s.readTOC(layer)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
@@ -260,11 +229,12 @@ func (s *Store) tarFromTree(ctx context.Context, layer digest.Digest, dir string
 	pr, pw := io.Pipe()
 	go func() {
 		w := NewWriter(pw)
-		err := capture(ctx, w, dir, toc, marked, nil)
+		dir := t.path(s, layer)
+		err := capture(ctx, w, dir, captureOptions{known: toc, marked: t.marked})
 		if err == nil {
 			var got *TOC
 			if got, err = w.Close(); err == nil && got.DiffID != layer {
-				err = s.dropTree(layer, dir)
+				err = s.dropTree(layer, dir, errAltered)
 			}
 		}
 		pw.CloseWithError(err)
@@ -272,13 +242,8 @@ func (s *Store) tarFromTree(ctx context.Context, layer digest.Digest, dir string
 	return pr, nil
 }
 
-func (s *Store) dropTree(layer digest.Digest, dir string) error {
-	err := cache.RemoveAll(dir)
-	if err == nil {
-		err = errors.New("it was changed after it was made, and has been removed")
-	}
-	return &cache.DamagedError{What: "tree of layer " + layer.String(), Err: err}
-}
+// errAltered says that a tree is no more what was captured.
+var errAltered = errors.New("it was changed after it was made")
 
 // openFile opens the content of a file of a layer, from its tar or its tree. The bytes are
 // checked against the entry's digest at their end.
@@ -308,7 +273,7 @@ func (s *Store) openFile(e Entry) (io.ReadCloser, error) {
 	if f, err = root.OpenFile(e.Path); err != nil {
 		return nil, err
 	}
-	damaged := func() error { return s.dropTree(e.from.Layer, dir) }
+	damaged := func() error { return s.dropTree(e.from.Layer, dir, errAltered) }
 	return &checkedFile{r: f, c: f, h: sha256.New(), want: e.Digest, damaged: damaged}, nil
 }
 

@@ -52,7 +52,7 @@ func TestTreeRoundTrip(t *testing.T) {
 	}
 	var b bytes.Buffer
 	w := NewWriter(&b)
-	if err := capture(t.Context(), w, trees[0], nil, owners.OneID(), nil); err != nil {
+	if err := capture(t.Context(), w, trees[0], captureOptions{marked: owners.OneID()}); err != nil {
 		t.Fatal(err)
 	}
 	toc, err := w.Close()
@@ -68,7 +68,7 @@ func TestTreeRoundTrip(t *testing.T) {
 		t.Errorf("CommitTree = %v %v, want %v", got, err, id)
 	}
 	var st unix.Stat_t
-	if err := unix.Lstat(filepath.Join(s.disk.Path(treeFile(chain, false, owners.OneID())), "gone"), &st); err != nil || st.Mode != unix.S_IFCHR || st.Rdev != 0 {
+	if err := unix.Lstat(filepath.Join(treePath(t, s, chain), "gone"), &st); err != nil || st.Mode != unix.S_IFCHR || st.Rdev != 0 {
 		t.Errorf("whiteout is %o %d %v, want a character device 0:0", st.Mode, st.Rdev, err)
 	}
 }
@@ -108,7 +108,7 @@ func BenchmarkLayerDiff(b *testing.B) {
 	}
 	for b.Loop() {
 		w := NewWriter(io.Discard)
-		if err := capture(b.Context(), w, dir, nil, false, nil); err != nil {
+		if err := capture(b.Context(), w, dir, captureOptions{}); err != nil {
 			b.Fatal(err)
 		}
 		toc, err := w.Close()

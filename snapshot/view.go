@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"sort"
 	"strings"
 
@@ -46,13 +47,16 @@ func (s *Store) View(ctx context.Context, id digest.Digest) (*View, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &View{store: s, parts: make([]part, len(chains))}
-	for i, c := range chains {
+	v := &View{store: s}
+	for _, c := range slices.Backward(chains) {
 		t, err := s.TOC(ctx, c.Layer)
 		if err != nil {
 			return nil, err
 		}
-		v.parts[len(chains)-1-i] = newPart(t, c)
+		v.parts = append(v.parts, newPart(t, c))
+		if t.Opaque {
+			break
+		}
 	}
 	return v, nil
 }

@@ -107,12 +107,9 @@ func (w *Writer) Close() (*TOC, error) {
 	if err := w.out.Flush(); err != nil {
 		return nil, err
 	}
-	return &TOC{
-		DiffID:  digest.Digest(w.sum.h.Sum(nil)),
-		Size:    w.sum.n,
-		Content: contentDigest(w.entries),
-		Entries: w.entries,
-	}, nil
+	t := &TOC{DiffID: digest.Digest(w.sum.h.Sum(nil)), Size: w.sum.n, Entries: w.entries}
+	t.Content = contentDigest(t)
+	return t, nil
 }
 
 var typeflags = map[Type]byte{

@@ -241,7 +241,7 @@ func (r *run) byContent(ctx context.Context, v *llb.Vertex, inputs []digest.Dige
 	if d, ok, err := r.recall(ctx, v, key); err != nil || ok {
 		return d, err
 	}
-	// The lock comes before the slot: who holds a slot waits for nobody.
+	// The lock comes before the slot: who holds a slot waits for nobody who waits for one.
 	unlock, err := r.Memory.Lock(ctx, "step/"+key.String())
 	if err != nil {
 		return digest.Digest{}, err

@@ -153,7 +153,8 @@ func bestPlatform(list []*Image, p ocispec.Platform) (best *Image) {
 }
 
 // Put records img under its name. A built image takes the name from all that had it; a pulled one takes it
-// from built ones and from the one of its platform.
+// from built ones and from the one of its platform. Nothing is written when the name means that image already, so
+// that it keeps the time when it got the name.
 func (m *Images) Put(ctx context.Context, img *Image) error {
 	file := recordFile(img.key())
 	unlock, err := m.disk.Lock(ctx, file)
@@ -165,6 +166,9 @@ func (m *Images) Put(ctx context.Context, img *Image) error {
 	if err != nil {
 		return err
 	}
+	if slices.ContainsFunc(list, img.same) {
+		return nil
+	}
 	list = slices.DeleteFunc(list, func(i *Image) bool {
 		return img.Built || i.Built || platforms.Format(i.Platform) == platforms.Format(img.Platform)
 	})
@@ -172,7 +176,13 @@ func (m *Images) Put(ctx context.Context, img *Image) error {
 	if err != nil {
 		return err
 	}
-	return m.disk.WriteFile(file, append(b, '\n'))
+	return m.disk.WriteLasting(file, append(b, '\n'))
+}
+
+// same reports whether two records differ in nothing but the time they were made.
+func (i *Image) same(o *Image) bool {
+	return i.Name == o.Name && i.Manifest == o.Manifest && i.Config == o.Config && i.Built == o.Built &&
+		slices.Equal(i.Layers, o.Layers) && platforms.Format(i.Platform) == platforms.Format(o.Platform)
 }
 
 // Tag gives the image that was built here, and whose config is the blob config, a name. Without a name it can be

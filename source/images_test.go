@@ -81,7 +81,7 @@ func TestPutGet(t *testing.T) {
 	}
 }
 
-func put(t *testing.T, m *Images, img *Image) {
+func put(t testing.TB, m *Images, img *Image) {
 	t.Helper()
 	if err := m.Put(t.Context(), img); err != nil {
 		t.Fatal(err)

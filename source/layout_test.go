@@ -1,11 +1,15 @@
 package source
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/seed0570efb0/build/internal/digest"
 	"github.com/seed0570efb0/build/internal/testkit"
 	"github.com/seed0570efb0/build/snapshot"
 )
@@ -79,4 +83,58 @@ func TestParseLayout(t *testing.T) {
 			t.Errorf("parseLayout(%s) = %s, %s, %v", in, l.dir, id, err)
 		}
 	}
+}
+
+// Whatever a layout says, what comes of it is an image whose bytes have the digests that it names, or an error.
+func FuzzLayout(f *testing.F) {
+	f.Add([]byte(`{"manifests":[{"digest":"sha256:12","annotations":{"org.opencontainers.image.ref.name":"a"}}]}`), []byte("{}"), "a")
+	f.Add([]byte(`{"manifests":[null]}`), []byte(`{"rootfs":{"diff_ids":["sha256:00"]}}`), "")
+	f.Fuzz(func(t *testing.T, index, blob []byte, id string) {
+		dir := t.TempDir()
+		if err := errors.Join(os.WriteFile(filepath.Join(dir, "index.json"), index, 0o600), os.MkdirAll(filepath.Join(dir, "blobs/sha256"), 0o700)); err != nil {
+			t.Fatal(err)
+		}
+		l := layout{dir}
+		if err := os.WriteFile(l.blobFile(digest.Of(blob)), blob, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		d, doc, err := findManifest(t.Context(), l, id, amd64)
+		if err == nil && (doc == nil || d != digest.Of(blob)) {
+			t.Errorf("%q is taken for %s", blob, d)
+		}
+	})
+}
+
+// Whatever a config says is read or refused, and its layers have names.
+func FuzzConfig(f *testing.F) {
+	f.Add([]byte(`{"os":"linux","architecture":"amd64","rootfs":{"diff_ids":["sha256:00"]},"created":"2020-01-01T00:00:00Z"}`))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		var i Image
+		spec, err := i.read(raw)
+		if err == nil && len(i.Layers) != len(spec.RootFS.DiffIDs) {
+			t.Errorf("%d layers of %d", len(i.Layers), len(spec.RootFS.DiffIDs))
+		}
+	})
+}
+
+// A damaged record of the store names no image, or one that the name fits.
+func FuzzImageRecord(f *testing.F) {
+	m := newImages(f)
+	put(f, m, testImage("docker.io/library/a:1", "linux/amd64", 1))
+	file := recordFile("name docker.io/library/a:1")
+	b, err := m.disk.ReadFile(file)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Add([]byte("[null]"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if err := m.disk.WriteFile(file, b); err != nil {
+			t.Fatal(err)
+		}
+		img, ok, err := m.Get("a:1", ocispec.Platform{})
+		if err != nil || ok && img.Name != "docker.io/library/a:1" {
+			t.Errorf("%+v %v", img, err)
+		}
+	})
 }

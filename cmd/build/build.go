@@ -103,6 +103,7 @@ func (a *app) build(ctx context.Context, o *buildOptions, path string) error {
 		a.warnAbout(p, err)
 		return err
 	}
+	a.executor.Epoch = p.lowered.Epoch
 	if err := a.enterFor(ctx, p); err != nil {
 		return err
 	}
@@ -118,13 +119,15 @@ func (a *app) build(ctx context.Context, o *buildOptions, path string) error {
 		return err
 	})
 	for _, x := range p.index {
-		err = errors.Join(err, x.Save())
+		if e := x.Save(); e != nil { // the next build hashes the files again
+			a.warn("the digests of the context are not remembered: " + e.Error())
+		}
 	}
 	if err != nil {
 		return err
 	}
 	done()
-	return a.records(p, results)
+	return a.records(ctx, p, results)
 }
 
 // plan checks the command line and reads the Dockerfile, if it is a file here.
@@ -136,7 +139,7 @@ func (a *app) plan(o *buildOptions, path string) (*plan, error) {
 	if _, _, err := o.limits.limits(); err != nil {
 		return nil, err
 	}
-	for _, f := range []func(*plan) error{planContext, planCall, planFlags, planSecrets, planOutputs, a.readDockerfile, planIgnore} {
+	for _, f := range []func(*plan) error{planContext, planCall, planFlags, planSecrets, planOutputs, planRecords, a.readDockerfile, planIgnore} {
 		if err := f(p); err != nil {
 			return p, err
 		}

@@ -42,6 +42,19 @@ func planOutputs(p *plan) error {
 	return nil
 }
 
+// planRecords checks that what --iidfile and --metadata-file name can be written when the build is done.
+func planRecords(p *plan) error {
+	for flag, file := range map[string]string{"--iidfile": p.iidFile, "--metadata-file": p.metadataFile} {
+		if file == "" {
+			continue
+		}
+		if err := exporter.CheckFile(file); err != nil {
+			return usagef("name a file in a folder that is there and that you may write to", "%s %s: %w", flag, file, err)
+		}
+	}
+	return nil
+}
+
 // produce solves the graph and writes the image to its places. Without any place named, that is
 // the store; with names, the store gets them too.
 func (a *app) produce(ctx context.Context, p *plan) ([]*exporter.Result, error) {
@@ -105,10 +118,10 @@ func sayNames(step *progress.Step, image *exporter.Image, names []string) {
 }
 
 // records writes what -q, --iidfile and --metadata-file ask for.
-func (a *app) records(p *plan, results []*exporter.Result) error {
+func (a *app) records(ctx context.Context, p *plan, results []*exporter.Result) error {
 	if p.iidFile != "" {
-		if err := os.WriteFile(p.iidFile, []byte(results[0].Config.String()), 0o644); err != nil {
-			return err
+		if err := exporter.WriteFile(ctx, p.iidFile, []byte(results[0].Config.String())); err != nil {
+			return fmt.Errorf("--iidfile %s: %w", p.iidFile, err)
 		}
 	}
 	if p.metadataFile != "" {
@@ -123,8 +136,8 @@ func (a *app) records(p *plan, results []*exporter.Result) error {
 		if err != nil {
 			return err
 		}
-		if err := os.WriteFile(p.metadataFile, append(b, '\n'), 0o644); err != nil {
-			return err
+		if err := exporter.WriteFile(ctx, p.metadataFile, append(b, '\n')); err != nil {
+			return fmt.Errorf("--metadata-file %s: %w", p.metadataFile, err)
 		}
 	}
 	if p.quiet && !slices.ContainsFunc(p.outputs, func(o exporter.Output) bool { return o.Dest == "-" }) {

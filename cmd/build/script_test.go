@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -85,6 +86,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"flip":         flip,
 	"list":         list,
 	"signal":       sendSignal,
+	"restart":      restart,
 }
 
 // nothingLeft checks that the builds of a script left no process, no mount and no temporary file. What was killed
@@ -137,6 +139,21 @@ func makeLayout(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.CopyFS(ts.MkAbs(args[0]), os.DirFS(dir)))
 }
 
+// restart makes the store look as if the machine had been started again since: the trees of layers say in which boot
+// they were made.
+func restart(ts *testscript.TestScript, neg bool, args []string) {
+	trees, err := filepath.Glob(filepath.Join(ts.Getenv("BUILD_ROOT"), "layers/*/*/*@*"))
+	ts.Check(err)
+	if len(trees) == 0 || len(args) > 0 {
+		ts.Fatalf("usage: restart, after a build that has made trees")
+	}
+	for _, tree := range trees {
+		if name, boot, _ := strings.Cut(tree, "@"); boot != "before" {
+			ts.Check(os.Rename(tree, name+"@before"))
+		}
+	}
+}
+
 // flip is "flip FILE...": it changes a bit in the middle of each file; "flip -cut FILE..." halves them. A folder
 // stands for all files in it, except for the trees of layers, whose files are not read back.
 func flip(ts *testscript.TestScript, neg bool, args []string) {
@@ -147,7 +164,7 @@ func flip(ts *testscript.TestScript, neg bool, args []string) {
 	changed := 0
 	for _, arg := range args {
 		err := filepath.WalkDir(ts.MkAbs(arg), func(p string, d fs.DirEntry, err error) error {
-			if err == nil && d.IsDir() && d.Name() == "tree" {
+			if err == nil && d.IsDir() && strings.HasPrefix(d.Name(), "tree") {
 				return fs.SkipDir
 			}
 			if err != nil || !d.Type().IsRegular() {

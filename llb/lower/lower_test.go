@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/seed0570efb0/build/llb"
@@ -40,6 +41,35 @@ func lower(t *testing.T, text string, opt Options) *Result {
 		t.Fatal(err)
 	}
 	return res
+}
+
+// A File is lowered for several platforms or arguments, at the same time perhaps, and each time as if it were the first.
+func TestFileIsLoweredForManyAtOnce(t *testing.T) {
+	const text = "FROM busybox AS base\nARG DIR\nONBUILD RUN --mount=type=tmpfs,target=/$DIR true\n" +
+		"FROM base\nARG DIR\nRUN --mount=type=cache,target=/$DIR --mount=type=bind,from=base,target=/m/$DIR true\nCOPY <<EOT a /$DIR/\n$DIR\nEOT\nENV X=$DIR\nLABEL l=$DIR\n"
+	f := parse(t, text)
+	var g sync.WaitGroup
+	for _, dir := range []string{"one", "two", "three", "four"} {
+		opt := options()
+		opt.BuildArgs = map[string]string{"DIR": dir}
+		want := dump(t, lower(t, text, opt))
+		g.Go(func() {
+			res, err := Lower(t.Context(), f, opt)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if d := cmp.Diff(want, dump(t, res)); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+	g.Wait()
+	for _, c := range f.Stages[1].Commands {
+		if run, ok := c.(*instructions.RunCommand); ok && instructions.GetMounts(run)[0].Target != "" {
+			t.Errorf("the file knows of an argument: %+v", instructions.GetMounts(run)[0])
+		}
+	}
 }
 
 // A File is lowered once per platform, so that lowering must leave it as it is.

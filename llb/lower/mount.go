@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"sync"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 
@@ -13,12 +14,13 @@ import (
 
 // mounts reads the --mount flags of a RUN into op and returns the further inputs that they show.
 func (s *stage) mounts(c *instructions.RunCommand, op *llb.Exec) ([]*llb.Vertex, error) {
-	if err := c.Expand(s.expand); err != nil { // reads the flags anew from their text
+	mounts, err := readMounts(c, s.expand)
+	if err != nil {
 		return nil, err
 	}
 	var inputs []*llb.Vertex
 	agents := 0
-	for i, m := range instructions.GetMounts(c) {
+	for i, m := range mounts {
 		mount, err := s.mount(m)
 		if err != nil {
 			return nil, err
@@ -48,6 +50,22 @@ func (s *stage) mounts(c *instructions.RunCommand, op *llb.Exec) ([]*llb.Vertex,
 		op.Mounts = append(op.Mounts, mount)
 	}
 	return inputs, nil
+}
+
+// reading guards the instructions while their mounts are read.
+var reading sync.Mutex
+
+// readMounts returns the mounts of c, with their words expanded unless expand is nil. The parser's library keeps in the
+// instruction what it has expanded last, but the instruction belongs to the File, which is lowered more than once, at the
+// same time perhaps.
+func readMounts(c *instructions.RunCommand, expand instructions.SingleWordExpander) ([]*instructions.Mount, error) {
+	reading.Lock()
+	defer reading.Unlock()
+	if err := c.Expand(expand); err != nil {
+		return nil, err
+	}
+	mounts := instructions.GetMounts(c)
+	return mounts, c.Expand(nil) // as it was
 }
 
 // agentVariable tells a process where its SSH agent is.

@@ -160,7 +160,11 @@ func (s *stage) linkCommand(c *command) error {
 			c.sources = []*stage{s.findSource(cmd.From, c.Location())}
 		}
 	case *instructions.RunCommand:
-		for _, m := range instructions.GetMounts(cmd) {
+		mounts, err := readMounts(cmd, nil)
+		if err != nil {
+			return err
+		}
+		for _, m := range mounts {
 			var source *stage
 			if m.From != "" {
 				source = s.findSource(m.From, c.Location())
