@@ -13,11 +13,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Nearly all calls end as if nobody had asked: the file has no mark, root makes a file, root asks who it is. To
+// Nearly all calls end as if nobody had asked: the file has no mark, root makes a file, a process asks who it is. To
 // tell takes two or three system calls, but Go's scheduler makes much more of a thread that waits, works for a
 // microsecond and waits again. So the thread that answers leaves Go as it would for one long system call, and does
-// not come back before a call needs more thought. Until then it must not do anything that the Go runtime would
-// notice: all functions below wait are nosplit, and what they use was allocated before.
+// not come back before a call needs more thought. Until then it must do nothing that the Go runtime would
+// notice: what outside calls is nosplit, and the memory that it uses is that of a desk.
 
 //go:linkname entersyscall runtime.entersyscall
 func entersyscall()
