@@ -103,11 +103,10 @@ func (s *Supervisor) close() {
 func (s *Supervisor) serve() error {
 	// The thread gets a root of its own, and ends with this goroutine.
 	runtime.LockOSThread()
-	outer, err := ownRoot()
-	if err != nil {
-		return fmt.Errorf("root of a thread: %w", err)
+	outer := ownRoot()
+	if outer != noRoot {
+		defer unix.Close(int(outer))
 	}
-	defer unix.Close(int(outer))
 	// The process waits for us and we for it: let the kernel switch at once (Linux 6.6).
 	ioctl(int(s.listener.Fd()), ioctlSetFlags, unix.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP)
 	d := newDesk(int(s.listener.Fd()))
@@ -136,7 +135,7 @@ func (s *Supervisor) serve() error {
 func (s *Supervisor) receive(d *desk, outer root) error {
 	d.know(&s.users)
 	d.thorough = len(s.table) > 0 || len(s.cfg.Links) > 0
-	d.inside = !s.chrooted && root(s.root).become() == nil
+	d.inside = outer != noRoot && !s.chrooted && root(s.root).become() == nil
 	err := d.wait()
 	if d.inside {
 		err = errors.Join(err, outer.become())

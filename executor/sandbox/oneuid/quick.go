@@ -386,11 +386,17 @@ func (r root) become() error {
 	return errors.Join(unix.Fchdir(int(r)), unix.Chroot("."))
 }
 
+// noRoot is that of a thread which cannot change it, as in containers whose filter knows no unshare. It has more to think about.
+const noRoot root = -1
+
 // ownRoot lets this thread, which is locked and ends with its goroutine, change its root. It returns the one it has.
-func ownRoot() (root, error) {
-	if err := unix.Unshare(unix.CLONE_FS); err != nil {
-		return -1, err
+func ownRoot() root {
+	if unix.Unshare(unix.CLONE_FS) != nil {
+		return noRoot
 	}
 	fd, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	return root(fd), err
+	if err != nil {
+		return noRoot
+	}
+	return root(fd)
 }
