@@ -77,7 +77,7 @@ func TestChrootAttacks(t *testing.T) {
 }
 
 // attackSpec makes spec a plan of an attack.
-func attackSpec(t *testing.T, spec sandbox.Spec, name string) sandbox.Spec {
+func attackSpec(t testing.TB, spec sandbox.Spec, name string) sandbox.Spec {
 	t.Helper()
 	spec.Env = append(spec.Env, attackVariable+"="+name, builderVariable+"="+strconv.Itoa(os.Getpid()), "GORACE=atexit_sleep_ms=0",
 		"GODEBUG=containermaxprocs=0", // or the Go runtime keeps files open
@@ -89,7 +89,7 @@ func attackSpec(t *testing.T, spec sandbox.Spec, name string) sandbox.Spec {
 }
 
 // copyLibraries copies the libraries that a program needs into a root: with -race it needs some.
-func copyLibraries(t *testing.T, root, program string) {
+func copyLibraries(t testing.TB, root, program string) {
 	t.Helper()
 	f, err := elf.Open(program)
 	if err != nil {
@@ -262,6 +262,9 @@ func attackIfAsked() {
 	}
 	if name, ok := strings.CutPrefix(name, "supervisor/"); ok {
 		run = supervisorAttacks[name]
+	}
+	if name, ok := strings.CutPrefix(name, "calls/"); ok {
+		run = ownerCalls[name]
 	}
 	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -87,9 +87,14 @@ func TestOwners(t *testing.T) {
 			`mkdir -p /r/bin /r/etc; cp /bin/busybox /r/bin; touch /r/f; ln -s /f /r/l; touch /f; chroot /r /bin/busybox chown 4:4 /l; chroot /r /bin/busybox sh -c 'cd etc; busybox chown 5 ../../../bin'; stat -c %u /f /r/f /r/bin`,
 			"0\n4\n5\n",
 		},
-		"limits": {`ulimit -v unlimited; su app -c 'id -u; sh -c "id -u"'`, "1000\n1000\n"},
-		"stdout": {`chown 1000 /dev/stdout && stat -Lc %u /dev/fd/1`, "1000\n"},
-		"none":   {`touch /f; chown -h 1000 /none 2>&1; stat /none 2>&1; stat -c %u /f`, "chown: /none: No such file or directory\nstat: can't stat '/none': No such file or directory\n0\n"},
+		"long names": {
+			`n=$(printf %0200d 0); mkdir -p /$n; touch /$n/$n; chown 5 /$n/$n; stat -c %u /$n/$n /$n; cd /$n; stat -c %u $n`,
+			"5\n0\n5\n",
+		},
+		"open files": {`touch /f /g; exec 4< /f 5< /g; chown 5:6 /f; stat -Lc %u:%g /proc/self/fd/4 /dev/fd/5; id -u; su app -c 'stat -Lc %u /dev/fd/4; id -u'`, "5:6\n0:0\n0\n5\n1000\n"},
+		"limits":     {`ulimit -v unlimited; su app -c 'id -u; sh -c "id -u"'`, "1000\n1000\n"},
+		"stdout":     {`chown 1000 /dev/stdout && stat -Lc %u /dev/fd/1`, "1000\n"},
+		"none":       {`touch /f; chown -h 1000 /none 2>&1; stat /none 2>&1; stat -c %u /f`, "chown: /none: No such file or directory\nstat: can't stat '/none': No such file or directory\n0\n"},
 	} {
 		if name == "devices" && mode(t) == userns.SubIDs {
 			continue // there, the kernel makes no devices

@@ -210,25 +210,6 @@ func BenchmarkSystemCall(b *testing.B) {
 	}
 }
 
-// BenchmarkStat asks a sandbox's supervisor about a file that nobody has given away, and the kernel.
-func BenchmarkStat(b *testing.B) {
-	const calls = 20_000
-	le := binary.LittleEndian
-	loop := le.AppendUint32([]byte{0xbb}, calls)
-	loop = append(loop, 0xb8, 4, 0, 0, 0, 0xbf)                                                          // stat
-	loop = le.AppendUint32(loop, 0x400000+120+40)                                                        // edi: the path behind the code
-	loop = append(loop, 0x48, 0x8d, 0xb4, 0x24, 0, 0xfe, 0xff, 0xff, 0x0f, 0x05, 0xff, 0xcb, 0x75, 0xe8) // lea rsi, [rsp-512]; syscall; dec ebx; jnz
-	loop = append(loop, 0x31, 0xff, 0xb8, unix.SYS_EXIT_GROUP, 0, 0, 0, 0x0f, 0x05)
-	loop = append(append(loop, make([]byte, 40-len(loop))...), "/call\x00"...)
-	for _, emulate := range []bool{false, true} {
-		b.Run("oneUID="+strconv.FormatBool(emulate), func(b *testing.B) {
-			spec := callSpec(b, wrap64(loop))
-			spec.OneUID = emulate
-			benchmarkCalls(b, spec, calls)
-		})
-	}
-}
-
 // freshUpper gives spec an upper directory that nobody has used.
 func freshUpper(b *testing.B, spec *sandbox.Spec, dir string, n int) {
 	spec.Root.Upper = filepath.Join(dir, "upper"+strconv.Itoa(n))

@@ -81,32 +81,6 @@ func end(err error) reply {
 
 var errEnd = errors.New("no process is left")
 
-// receive waits for a call. The result is false when there was one whose process has been killed.
-func (n *notification) receive(fd int) (bool, error) {
-	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-	for {
-		_, err := unix.Poll(fds, -1)
-		if err == nil {
-			break
-		}
-		if err != unix.EINTR {
-			return false, fmt.Errorf("poll: %w", err)
-		}
-	}
-	if fds[0].Revents&unix.POLLIN == 0 {
-		return false, errEnd
-	}
-	*n = notification{} // the kernel insists
-	switch errno := ioctlPointer(fd, unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(n)); errno {
-	case 0:
-		return true, nil
-	case unix.ENOENT, unix.EINTR:
-		return false, nil
-	default:
-		return false, fmt.Errorf("receive a system call: %w", errno)
-	}
-}
-
 // send answers the call id.
 func send(fd int, id uint64, r reply) error {
 	resp := response{id: id, val: r.value, err: -int32(r.errno)}

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -100,31 +101,46 @@ func (s *Supervisor) close() {
 
 // serve answers calls until the last process has ended.
 func (s *Supervisor) serve() error {
-	fd := int(s.listener.Fd())
+	// The thread gets a root of its own, and ends with this goroutine.
+	runtime.LockOSThread()
+	outer := ownRoot()
+	if outer != noRoot {
+		defer unix.Close(int(outer))
+	}
 	// The process waits for us and we for it: let the kernel switch at once (Linux 6.6).
-	ioctl(fd, ioctlSetFlags, unix.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP)
+	ioctl(int(s.listener.Fd()), ioctlSetFlags, unix.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP)
+	d := newDesk(int(s.listener.Fd()))
+	defer d.close()
 	handlers := handlers()
-	n := new(notification)
-	r := &request{Supervisor: s, notification: n}
+	r := &request{Supervisor: s, notification: &d.n}
 	for {
-		came, err := n.receive(fd)
-		if errors.Is(err, errEnd) {
-			return nil
-		}
-		if err != nil {
+		if err := s.receive(d, outer); err != nil {
+			if errors.Is(err, errEnd) {
+				return nil
+			}
 			return err
 		}
-		if !came {
-			continue
-		}
 		answer := proceed
-		if h := handlers[uint32(n.nr)]; h != nil {
+		if h := handlers[uint32(d.n.nr)]; h != nil {
 			answer = h(r)
 		}
-		if err := send(fd, n.id, answer); err != nil {
+		if err := send(int(d.listener), d.n.id, answer); err != nil {
 			return err
 		}
 	}
+}
+
+// receive waits at d for a call to think about. Meanwhile this thread's root is that of the sandbox, where names mean what
+// they mean to its processes.
+func (s *Supervisor) receive(d *desk, outer root) error {
+	d.know(&s.users)
+	d.thorough = len(s.table) > 0 || len(s.cfg.Links) > 0
+	d.inside = outer != noRoot && !s.chrooted && root(s.root).become() == nil
+	err := d.wait()
+	if d.inside {
+		err = errors.Join(err, outer.become())
+	}
+	return err
 }
 
 type handler func(*request) reply
