@@ -144,13 +144,12 @@ func repel(t *testing.T, spec sandbox.Spec) {
 // The command /proc/self/exe, or a script with that interpreter, is no way to the program that the sandbox was made by
 // (CVE-2019-5736).
 func TestAttackOnTheProgram(t *testing.T) {
-	spec := newSpec(t, "/script")
-	write(t, spec.Root.Lower[0]+"/script", "#!/proc/self/exe\n")
-	if err := os.Chmod(spec.Root.Lower[0]+"/script", 0o755); err != nil {
-		t.Fatal(err)
-	}
 	for _, command := range []string{"/script", "/proc/self/exe"} {
-		spec.Args = []string{command}
+		spec := newSpec(t, command)
+		write(t, spec.Root.Lower[0]+"/script", "#!/proc/self/exe\n")
+		if err := os.Chmod(spec.Root.Lower[0]+"/script", 0o755); err != nil {
+			t.Fatal(err)
+		}
 		out, stderr, status, err := try(spec)
 		if err != nil || status.Code != 126 || out+stderr != "" {
 			t.Errorf("%s: %+v, %v\n%s%s", command, status, err, out, stderr)
