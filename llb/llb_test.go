@@ -22,7 +22,7 @@ func full() []llb.Op {
 		&llb.Image{Layers: []digest.Digest{{1}, {2}}, Ref: "r"},
 		&llb.Local{Name: "context", Exclude: []string{"a", "b"}},
 		&llb.Exec{Args: []string{"a", "b"}, Env: []string{"A=1"}, Cwd: "/", User: "u", Network: llb.NetworkNone, Hostname: "h",
-			Hosts: []llb.Host{{Name: "n", IP: "::1"}}, Proxy: []string{"http_proxy=x"}, Mounts: []llb.Mount{
+			Hosts: []llb.Host{{Name: "n", IP: "::1"}}, Security: llb.Security{Insecure: true}, Proxy: []string{"http_proxy=x"}, Mounts: []llb.Mount{
 				{Type: llb.MountBind, Target: "/b", From: 1, Source: "/s", ReadOnly: true},
 				{Type: llb.MountCache, Target: "/c", ID: "c", Sharing: llb.SharingLocked, Access: &llb.Access{Mode: 0o700, UID: 1, GID: 2}},
 				{Type: llb.MountTmpfs, Target: "/t", Size: 1},

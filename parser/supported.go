@@ -13,9 +13,6 @@ import (
 // feature. Support for a feature starts with the removal of its row.
 var missing = []feature{
 	of("RUN --device", func(c *instructions.RunCommand) bool { return slices.Contains(c.FlagsUsed, "device") }),
-	of("RUN --security=insecure", func(c *instructions.RunCommand) bool {
-		return instructions.GetSecurity(c) == instructions.SecurityInsecure
-	}),
 
 	of("COPY --link", func(c *instructions.CopyCommand) bool { return c.Link }),
 	of("COPY --parents", func(c *instructions.CopyCommand) bool { return c.Parents }),

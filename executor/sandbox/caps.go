@@ -3,6 +3,7 @@ package sandbox
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,6 +26,53 @@ func DefaultCaps() []string {
 		"CAP_KILL",
 		"CAP_AUDIT_WRITE",
 	}
+}
+
+// AllCaps returns every capability.
+func AllCaps() []string { return slices.Clone(capNames) }
+
+// ChangeCaps returns caps with some added and some dropped, as Docker does: names may lack their CAP_, and ALL
+// stands for all. What is named by itself counts for more than ALL.
+func ChangeCaps(caps, add, drop []string) ([]string, error) {
+	add, addAll, err := parseCaps(add)
+	if err != nil {
+		return nil, err
+	}
+	drop, dropAll, err := parseCaps(drop)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case addAll:
+		caps = AllCaps()
+	case dropAll:
+		caps = nil
+	}
+	caps = slices.DeleteFunc(slices.Clone(caps), func(c string) bool { return slices.Contains(drop, c) })
+	for _, c := range add {
+		if !slices.Contains(caps, c) {
+			caps = append(caps, c)
+		}
+	}
+	return caps, nil
+}
+
+func parseCaps(names []string) (list []string, all bool, err error) {
+	for _, name := range names {
+		c := strings.ToUpper(name)
+		if c == "ALL" {
+			all = true
+			continue
+		}
+		if !strings.HasPrefix(c, "CAP_") {
+			c = "CAP_" + c
+		}
+		if !slices.Contains(capNames, c) {
+			return nil, false, fmt.Errorf("capability %q is not known", name)
+		}
+		list = append(list, c)
+	}
+	return list, all, nil
 }
 
 // capNames holds the name of every capability at its number.
@@ -70,8 +118,9 @@ func dropBounding(keep uint64) error {
 	return nil
 }
 
-// setCaps gives this thread the capabilities of mask that it has, and no other; none is inheritable or ambient.
-func setCaps(mask uint64) error {
+// setCaps gives this thread the capabilities of mask that it has, and no other. When ambient is not set none is
+// ambient or inheritable: exec gives them to root only.
+func setCaps(mask uint64, ambient bool) error {
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var have [2]unix.CapUserData
 	if err := unix.Capget(&hdr, &have[0]); err != nil {
@@ -81,6 +130,20 @@ func setCaps(mask uint64) error {
 	for i := range set {
 		set[i].Permitted = have[i].Permitted & uint32(mask>>(32*i))
 		set[i].Effective = set[i].Permitted
+		if ambient {
+			set[i].Inheritable = set[i].Permitted
+		}
 	}
-	return unix.Capset(&hdr, &set[0]) // an ambient capability needs an inheritable one
+	if err := unix.Capset(&hdr, &set[0]); err != nil || !ambient { // an ambient capability needs an inheritable one
+		return err
+	}
+	for n := range 64 {
+		if set[n/32].Permitted&(1<<(n%32)) == 0 {
+			continue
+		}
+		if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, uintptr(n), 0, 0); err != nil {
+			return err
+		}
+	}
+	return nil
 }

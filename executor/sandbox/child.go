@@ -22,6 +22,9 @@ const (
 // Main carries out a Spec and never returns, if this process is one that Start made;
 // otherwise it does nothing. It belongs first in func main of every program that uses this package.
 func Main() {
+	if len(os.Args) > 2 && os.Args[0] == initName {
+		mainInit(os.Args[1], os.Args[2:])
+	}
 	if len(os.Args) != 1 {
 		return
 	}
@@ -67,10 +70,8 @@ func child() error {
 		return plan.supervise()
 	}
 	spec := plan.Spec
-	if !spec.Terminal {
-		if _, err := unix.Setsid(); err != nil {
-			return fmt.Errorf("setsid: %w", err)
-		}
+	if _, err := unix.Setsid(); err != nil {
+		return fmt.Errorf("setsid: %w", err)
 	}
 	// It comes first: when it fails, the folders of the root are as they were.
 	if err := plan.enterNetwork(); err != nil {
@@ -82,10 +83,13 @@ func child() error {
 	if err := unix.Sethostname([]byte(spec.Hostname)); err != nil {
 		return fmt.Errorf("set the host name %q: %w", spec.Hostname, err)
 	}
+	if err := plan.openTerminal(); err != nil {
+		return err
+	}
 	if err := spec.apply(); err != nil {
 		return err
 	}
-	if err := spec.becomeUser(); err != nil {
+	if err := plan.becomeUser(); err != nil {
 		return err
 	}
 	if err := dieWithParent(); err != nil {
@@ -102,6 +106,8 @@ type plan struct {
 	Raw    raw    `json:"raw"`
 	// Listener is the descriptor of a socket that takes the listener of the filter, with OneUID.
 	Listener int `json:"listener,omitempty"`
+	// Console is that of a socket that takes the two ends of Terminal.
+	Console int `json:"console,omitempty"`
 }
 
 // raw holds the words of a Spec that a user writes and that need not be UTF-8, which is all that a JSON string can carry.
@@ -169,7 +175,7 @@ func (s *Spec) enterRoot() error {
 		return fmt.Errorf("mount the root: %w", err)
 	}
 	root := tree(fd)
-	if err := root.mountSystem(s.ShmSize); err != nil {
+	if err := root.mountSystem(s); err != nil {
 		return err
 	}
 	for i, m := range s.Mounts {
@@ -182,6 +188,11 @@ func (s *Spec) enterRoot() error {
 	cwd, err := root.place(s.Cwd, folder)
 	if err != nil {
 		return fmt.Errorf("working directory %s: %w", s.Cwd, err)
+	}
+	if s.ReadOnly {
+		if err := root.protectRoot(); err != nil {
+			return fmt.Errorf("make the root read-only: %w", err)
+		}
 	}
 	if err := root.pivot(); err != nil {
 		return err

@@ -28,6 +28,10 @@ const (
 // supervise runs the process of p. It returns only to say why it cannot.
 func (p *plan) supervise() error {
 	s := p.Spec
+	// The keys of the caller's terminal are for the builder.
+	if _, err := unix.Setsid(); err != nil {
+		return fmt.Errorf("setsid: %w", err)
+	}
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("adopt processes: %w", err)
 	}
@@ -56,15 +60,13 @@ func (p *plan) supervise() error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	_, err = unix.IoctlGetTermios(0, unix.TCGETS)
-	terminal := s.Terminal && err == nil
 	// Whoever reads from our end of a stream, or waits for the report, must not wait for us.
 	for _, f := range append(files, os.Stdin, os.Stdout, os.Stderr) {
 		f.Close()
 	}
 	go func() {
 		for sig := range signals {
-			if forwarded(sig, terminal) {
+			if sig != syscall.SIGCHLD && sig != syscall.SIGURG { // the second is the Go runtime's own
 				cmd.Process.Signal(sig)
 			}
 		}
@@ -78,17 +80,6 @@ func (p *plan) supervise() error {
 	killAll()
 	endAs(ws)
 	return nil
-}
-
-// forwarded reports whether a signal is for the process. Its terminal sends those of the keys to both.
-func forwarded(sig os.Signal, terminal bool) bool {
-	switch sig {
-	case syscall.SIGCHLD, syscall.SIGURG: // the second is the Go runtime's own
-		return false
-	case syscall.SIGINT, syscall.SIGQUIT, syscall.SIGWINCH:
-		return !terminal
-	}
-	return true
 }
 
 // waitFor reaps children until that one has ended.
@@ -168,9 +159,12 @@ func step() error {
 	if err != nil {
 		return err
 	}
-	if !spec.Terminal {
-		if _, err := unix.Setsid(); err != nil {
-			return fmt.Errorf("setsid: %w", err)
+	if _, err := unix.Setsid(); err != nil {
+		return fmt.Errorf("setsid: %w", err)
+	}
+	if spec.Terminal != nil {
+		if err := controlTerminal(); err != nil {
+			return err
 		}
 	}
 	if err := spec.changeRoot(); err != nil {

@@ -48,8 +48,13 @@ func (p *plan) exec() error {
 	}
 	resetSignals()
 	// Last of all, since the filter is for the command: it may forbid what was needed before.
-	if err := p.confine(); err != nil {
-		return fmt.Errorf("filter system calls: %w", err)
+	if !p.NewPrivileges {
+		if err := p.confine(); err != nil {
+			return fmt.Errorf("filter system calls: %w", err)
+		}
+	}
+	if s.Init && !s.Chroot {
+		return fmt.Errorf("init: %w", s.execInit(file))
 	}
 	return &ExecError{Name: s.Args[0], Err: syscall.Exec(file, s.Args, s.Env)}
 }

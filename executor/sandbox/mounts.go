@@ -198,9 +198,16 @@ func (m *Mount) open(stage string) (mnt int, err error) {
 const noPrograms = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
 
 func (m *Mount) tmpfs(attrs int) (int, error) {
-	options := []string{"mode=1777"}
+	mode := m.Mode
+	if mode == 0 {
+		mode = 0o1777
+	}
+	options := []string{fmt.Sprintf("mode=%o", mode)}
 	if m.Size > 0 {
 		options = append(options, fmt.Sprintf("size=%d", m.Size))
+	}
+	if m.NoExec {
+		attrs |= unix.MOUNT_ATTR_NOEXEC
 	}
 	return newFS("tmpfs", attrs|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, options...)
 }
@@ -300,6 +307,11 @@ func (t tree) cover(name string, mnt int) error {
 	}
 	defer unix.Close(place)
 	return attach(mnt, place)
+}
+
+// protectRoot makes the root read-only, but not what is mounted in it.
+func (t tree) protectRoot() error {
+	return unix.MountSetattr(int(t), "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
 }
 
 // pivot makes the tree the root and lets go of the old one.

@@ -79,6 +79,8 @@ type Process struct {
 	users    *oneuid.Supervisor
 	listener [2]*os.File
 
+	terminal *terminal // nil without Spec.Terminal
+
 	status Status
 	err    error
 }
@@ -151,8 +153,12 @@ func (p *Process) run(ctx context.Context, spec Spec, stdio Stdio, started chan<
 	}
 	stop := context.AfterFunc(ctx, p.kill)
 	defer stop()
-	if err := p.ready(ctx, &spec, report); err != nil {
+	if err := p.ready(ctx, &spec, report, stdio); err != nil {
+		p.kill()
 		p.cmd.Wait()
+		if p.users != nil {
+			p.users.Wait()
+		}
 		p.tidy()
 		started <- err
 		return
@@ -169,17 +175,22 @@ func (p *Process) run(ctx context.Context, spec Spec, stdio Stdio, started chan<
 }
 
 // ready waits until the child has executed its command, or returns why it has not.
-func (p *Process) ready(ctx context.Context, spec *Spec, report *os.File) error {
+func (p *Process) ready(ctx context.Context, spec *Spec, report *os.File, stdio Stdio) error {
 	defer report.Close()
 	if err := p.runner.connect(p.network); err != nil {
-		p.cmd.Process.Kill()
 		return fmt.Errorf("sandbox: network: %w", err)
+	}
+	// It comes before the report, for which an Init needs answers.
+	if err := p.emulate(ctx, spec); err != nil {
+		return fmt.Errorf("sandbox: %w", err)
 	}
 	if err := readReport(report); err != nil {
 		return err
 	}
-	if err := p.emulate(ctx, spec); err != nil {
-		p.kill()
+	if p.terminal == nil || ctx.Err() != nil { // a child that was killed may have sent none
+		return nil
+	}
+	if err := p.terminal.carry(stdio.In, stdio.Out); err != nil {
 		return fmt.Errorf("sandbox: %w", err)
 	}
 	return nil
@@ -213,6 +224,15 @@ func (p *Process) launch(spec Spec, stdio Stdio) (report *os.File, err error) {
 			return nil, err
 		}
 		what.Listener = first + len(doors)
+	}
+	if p.terminal, err = newTerminal(&spec); err != nil {
+		return nil, err
+	}
+	if p.terminal != nil {
+		what.Console = first + len(doors)
+		if spec.OneUID {
+			what.Console++
+		}
 	}
 	plan, err := planFile(what)
 	if err != nil {
@@ -252,6 +272,10 @@ func (p *Process) launch(spec Spec, stdio Stdio) (report *os.File, err error) {
 	if spec.OneUID {
 		cmd.ExtraFiles = append(cmd.ExtraFiles, p.listener[1])
 	}
+	if p.terminal != nil {
+		p.terminal.attach(cmd)
+		return report, cmd.Start()
+	}
 	cmd.Stdout, cmd.Stderr = stdio.Out, stdio.Err
 	if err := attachInput(cmd, stdio.In); err != nil {
 		return nil, err
@@ -272,6 +296,9 @@ func (p *Process) tie(cmd *exec.Cmd) (end *os.File, err error) {
 func (p *Process) tidy() {
 	p.runner.release(p.network)
 	closeAll(p.listener[:])
+	if p.terminal != nil {
+		p.terminal.close()
+	}
 	if p.lifeline != nil {
 		p.lifeline.Close()
 	}

@@ -36,14 +36,14 @@ var readOnly = []string{
 	"/proc/sysrq-trigger",
 }
 
-// mountSystem mounts /proc, /sys and /dev, which every Linux program expects. shm is the size of /dev/shm.
-func (t tree) mountSystem(shm int64) error {
+// mountSystem mounts /proc, /sys and /dev, which every Linux program expects.
+func (t tree) mountSystem(s *Spec) error {
 	for _, m := range []struct {
 		name string
 		make func() (int, error)
 	}{
 		{"/proc", procFS},
-		{"/sys", sysFS},
+		{"/sys", func() (int, error) { return sysFS(s.Privileged) }},
 		{"/dev", devFS},
 	} {
 		mnt, err := m.make()
@@ -54,7 +54,7 @@ func (t tree) mountSystem(shm int64) error {
 			return fmt.Errorf("mount %s: %w", m.name, err)
 		}
 	}
-	if err := t.fillDev(shm); err != nil {
+	if err := t.fillDev(s.ShmSize); err != nil || s.Privileged {
 		return err
 	}
 	for _, name := range readOnly {
@@ -92,11 +92,15 @@ func procFS() (mnt int, err error) {
 }
 
 // sysFS makes a sysfs for our network namespace.
-func sysFS() (mnt int, err error) {
-	mnt, err = newFS("sysfs", quiet|unix.MOUNT_ATTR_RDONLY)
+func sysFS(writable bool) (mnt int, err error) {
+	attrs := quiet | unix.MOUNT_ATTR_RDONLY
+	if writable {
+		attrs = quiet
+	}
+	mnt, err = newFS("sysfs", attrs)
 	if errors.Is(err, unix.EPERM) {
 		// The network namespace belongs to somebody else, or parts of the host's sysfs are masked.
-		return copyMounts(unix.AT_FDCWD, "/sys", quiet|unix.MOUNT_ATTR_RDONLY)
+		return copyMounts(unix.AT_FDCWD, "/sys", uint64(attrs))
 	}
 	return mnt, err
 }

@@ -10,11 +10,18 @@ import (
 
 // becomeUser gives up every privilege that the plan does not grant. It speaks to the kernel for
 // this thread alone, the one that will exec, where the functions of package unix would gather all threads.
-func (s *Spec) becomeUser() error {
+func (p *plan) becomeUser() error {
+	s := p.Spec
 	if err := freshKeyring(); err != nil {
 		return fmt.Errorf("new session keyring: %w", err)
 	}
 	s.ownPipes()
+	if s.NewPrivileges {
+		// A filter takes no_new_privs, or the CAP_SYS_ADMIN that is about to go. It lets all that follows pass.
+		if err := p.confine(); err != nil {
+			return fmt.Errorf("filter system calls: %w", err)
+		}
+	}
 	mask, err := capMask(s.Caps)
 	if err != nil {
 		return err
@@ -23,17 +30,25 @@ func (s *Spec) becomeUser() error {
 	if err := dropBounding(mask); err != nil && !(s.Chroot && err == unix.EPERM) {
 		return fmt.Errorf("drop capabilities: %w", err)
 	}
+	if s.Privileged {
+		if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0); err != nil {
+			return fmt.Errorf("keep capabilities: %w", err)
+		}
+	}
 	if !s.OneUID {
 		err = s.setIDs()
-	} else if s.UID != 0 {
+	} else if s.UID != 0 && !s.Privileged {
 		mask = 0 // as the change to another user would have left it
 	}
 	if err != nil {
 		return err
 	}
-	// The change to a user other than root has left no capability to set.
-	if err := setCaps(mask); err != nil {
+	// The change to a user other than root has left no capability to set, unless they were kept.
+	if err := setCaps(mask, s.Privileged); err != nil {
 		return fmt.Errorf("set capabilities: %w", err)
+	}
+	if s.NewPrivileges {
+		return nil
 	}
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("no_new_privs: %w", err)

@@ -112,7 +112,7 @@ func (f *Filter) UnmarshalBinary(b []byte) error {
 	return err
 }
 
-// Install puts the calling thread, which must have no_new_privs, under f for good, with all that it
+// Install puts the calling thread, which must have no_new_privs or CAP_SYS_ADMIN, under f for good, with all that it
 // will fork or execute. When listen is set it returns the descriptor where a supervisor gets
 // the calls to answer.
 func Install(f Filter, listen bool) (listener int, err error) {
