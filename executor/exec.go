@@ -143,7 +143,7 @@ func (x *Executor) prepare(ctx context.Context, root digest.Digest, p process) (
 	}
 	c := &container{process: p, x: x, view: view, tmp: tmp, places: places{view: view}, kinds: map[string]snapshot.Type{}}
 	c.spec = sandbox.Spec{
-		Args: p.Args, Env: withHome(p.Env, u.Home), Cwd: p.Cwd,
+		Args: p.Args, Env: withDefault(p.Env, "HOME", u.Home), Cwd: p.Cwd,
 		UID: uint32(u.Uid), GID: uint32(u.Gid), Groups: groups(u.Gid, u.Sgids),
 		Caps: sandbox.DefaultCaps(), Hostname: p.Hostname, Network: x.network(p.Network),
 		Root: sandbox.Root{Lower: append([]string{tmp.Join("stub")}, lower...), Upper: tmp.Join("upper"), Work: tmp.Join("work"), Target: tmp.Join("root")},
@@ -199,14 +199,14 @@ func groups(gid int, more []int) []uint32 {
 	return out
 }
 
-// withHome adds HOME for a process whose environment does not say it.
-func withHome(env []string, home string) []string {
+// withDefault adds a variable to an environment that has none of that name.
+func withDefault(env []string, name, value string) []string {
 	for _, e := range env {
-		if strings.HasPrefix(e, "HOME=") {
+		if strings.HasPrefix(e, name+"=") {
 			return env
 		}
 	}
-	return append(env[:len(env):len(env)], "HOME="+home)
+	return append(env[:len(env):len(env)], name+"="+value)
 }
 
 // files makes the folders of the overlay and prepares all that is mounted over it. Mount points that the root lacks are in

@@ -2,10 +2,8 @@ package executor
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 
 	"github.com/seed0570efb0/build/executor/sandbox"
@@ -44,7 +42,7 @@ func (x *Executor) Run(ctx context.Context, root digest.Digest, r RunSpec) (sand
 		r.Hostname = hostnameOf(root)
 	}
 	c, err := x.prepare(ctx, root, process{
-		Args: r.Args, Env: r.Env, Cwd: r.Cwd, User: r.User, Network: r.Network, Hostname: r.Hostname, Hosts: r.Hosts,
+		Args: r.Args, Env: withDefault(r.Env, "HOSTNAME", r.Hostname), Cwd: r.Cwd, User: r.User, Network: r.Network, Hostname: r.Hostname, Hosts: r.Hosts,
 		Security: r.Security, CapAdd: r.CapAdd, CapDrop: r.CapDrop, Volumes: r.Volumes,
 	})
 	if err != nil {
@@ -71,11 +69,8 @@ func (c *container) volumes() error {
 		kind := snapshot.Dir
 		if m.Type == sandbox.MountBind {
 			fi, err := os.Stat(m.Source)
-			if errors.Is(err, fs.ErrNotExist) {
-				return fmt.Errorf("volume %s: no such file or folder on this host", m.Source)
-			}
 			if err != nil {
-				return fmt.Errorf("volume %w", err)
+				return fmt.Errorf("volume: %w", err)
 			}
 			if !fi.IsDir() {
 				kind = snapshot.Regular

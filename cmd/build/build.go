@@ -40,6 +40,7 @@ type buildOptions struct {
 	iidFile, metadataFile, progress string
 	jobs                            int64
 	limits                          limitOptions
+	security                        securityOptions
 }
 
 func (a *app) buildCommand() *cobra.Command {
@@ -64,9 +65,9 @@ func (a *app) buildCommand() *cobra.Command {
 	f.StringVar(&o.target, "target", "", "the stage to build (default the last one)")
 	f.StringVar(&o.platform, "platform", "", "the platform to build for (default that of this machine)")
 	f.StringArrayVar(&o.labels, "label", nil, "label of the image, as KEY=VALUE")
-	f.StringArrayVar(&o.hosts, "add-host", nil, "line of /etc/hosts in RUN steps, as NAME:IP")
+	f.StringArrayVar(&o.hosts, "add-host", nil, "line of /etc/hosts in RUN steps, as NAME:IP; the IP host-gateway is this host")
 	f.StringVar(&o.network, "network", "default", "network of RUN steps: default, none or host")
-	f.StringSliceVar(&o.allow, "allow", nil, "what steps may do beyond their sandbox: network.host, to use the network of this host")
+	f.StringSliceVar(&o.allow, "allow", nil, "what steps may ask for beyond their sandbox: network.host, the network of this host, or security.insecure, all else")
 	f.StringArrayVar(&o.secrets, "secret", nil, "value for RUN --mount=type=secret, as id=ID,src=FILE or id=ID,env=VARIABLE")
 	f.StringArrayVar(&o.agents, "ssh", nil, "SSH agent for RUN --mount=type=ssh, as default, ID=SOCKET or ID=KEY[,KEY]")
 	f.BoolVar(&o.noCache, "no-cache", false, "run every step, whatever is known of it")
@@ -81,6 +82,7 @@ func (a *app) buildCommand() *cobra.Command {
 	f.Int64Var(&o.jobs, "jobs", int64(max(4*runtime.NumCPU(), 16)), "how many steps may run at once")
 	a.isolationFlag(f)
 	o.limits.flags(f)
+	o.security.flags(f)
 	return c
 }
 
@@ -101,6 +103,8 @@ type plan struct {
 	args     map[string]string
 	labels   map[string]string
 	hostNet  bool // steps may use the network of the host
+	insecure bool // steps may do without their sandbox's protection
+	rights   llb.Security
 	hosts    []llb.Host
 	epoch    *time.Time
 	outputs  []exporter.Output
@@ -140,6 +144,9 @@ func (a *app) build(ctx context.Context, o *buildOptions, path string) error {
 		a.display.Warn(fmt.Sprintf("%s: %s (line %d)", w.Rule, w.Text, w.Start))
 	}
 	a.warnIsolation()
+	if err := a.checkSecurity(p.rights); err != nil {
+		return err
+	}
 	if err := a.limit(&p.limits); err != nil {
 		return err
 	}
@@ -223,16 +230,23 @@ func planFlags(p *plan) error {
 	if p.hosts, err = hosts(p.buildOptions.hosts); err != nil {
 		return err
 	}
+	if p.rights, err = p.security.parse(); err != nil {
+		return err
+	}
 	return planEpoch(p)
 }
 
 // planNetwork reads --allow and --network.
 func planNetwork(p *plan) error {
 	for _, name := range p.allow {
-		if name != "network.host" {
-			return usagef("network.host is the one that this version knows", "--allow %s: no such entitlement", name)
+		switch name {
+		case "network.host":
+			p.hostNet = true
+		case "security.insecure":
+			p.insecure = true
+		default:
+			return usagef("network.host and security.insecure are those that this version knows", "--allow %s: no such entitlement", name)
 		}
-		p.hostNet = true
 	}
 	if err := checkNetwork(p.network); err != nil {
 		return err
@@ -382,7 +396,7 @@ func readIgnore(p *plan) error {
 func (a *app) lower(ctx context.Context, p *plan) error {
 	opt := lower.Options{
 		Target: p.target, Platform: p.platform, BuildPlatform: platforms.Normalize(platforms.DefaultSpec()),
-		BuildArgs: p.args, Labels: p.labels, Hosts: p.hosts, Epoch: p.epoch, Network: llb.Network(p.network), AllowHostNetwork: p.hostNet, Hostname: p.args["BUILDKIT_SANDBOX_HOSTNAME"],
+		BuildArgs: p.args, Labels: p.labels, Hosts: p.hosts, Epoch: p.epoch, Network: llb.Network(p.network), AllowHostNetwork: p.hostNet, AllowInsecure: p.insecure, Security: p.rights, Hostname: p.args["BUILDKIT_SANDBOX_HOSTNAME"],
 		NoCache: p.noCache, NoCacheFilter: p.noCacheFilter, Ignore: p.ignore,
 		Resolve: func(ctx context.Context, ref string, platform ocispec.Platform) (*lower.Image, error) {
 			return a.resolve(ctx, ref, platform, p.pull)
@@ -489,7 +503,7 @@ func hosts(list []string) ([]llb.Host, error) {
 			return nil, usagef("it looks like NAME:IP", "--add-host %q: no NAME:IP", text)
 		}
 		ip := strings.TrimSuffix(strings.TrimPrefix(text[i+1:], "["), "]")
-		if net.ParseIP(ip) == nil {
+		if ip != llb.HostGateway && net.ParseIP(ip) == nil {
 			return nil, usagef("it looks like NAME:IP", "--add-host %q: %q is not an IP address", text, ip)
 		}
 		out = append(out, llb.Host{Name: text[:i], IP: ip})

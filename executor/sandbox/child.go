@@ -22,8 +22,8 @@ const (
 // Main carries out a Spec and never returns, if this process is one that Start made;
 // otherwise it does nothing. It belongs first in func main of every program that uses this package.
 func Main() {
-	if len(os.Args) > 2 && os.Args[0] == initName {
-		mainInit(os.Args[1], os.Args[2:])
+	if len(os.Args) > 3 && os.Args[0] == initName {
+		mainInit(os.Args[1], os.Args[2], os.Args[3:])
 	}
 	if len(os.Args) != 1 {
 		return

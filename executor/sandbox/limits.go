@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/bits"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -93,9 +94,11 @@ func ParseCPUs(text string) (set unix.CPUSet, err error) {
 // apply puts this process, and what it starts, under the limits.
 func (s *Spec) apply() error {
 	for _, r := range s.Limits.Rlimits {
-		lim := unix.Rlimit{Cur: r.Soft, Max: r.Hard}
-		if err := unix.Prlimit(0, rlimits[r.Name], &lim, nil); err != nil {
-			return fmt.Errorf("limit %s to %d:%d: %w", r.Name, r.Soft, r.Hard, err)
+		if s.Init && !s.Chroot && slices.Contains(late, r.Name) {
+			continue
+		}
+		if err := r.set(0); err != nil {
+			return err
 		}
 	}
 	if s.Limits.CPUSet == "" {
@@ -109,6 +112,15 @@ func (s *Spec) apply() error {
 		return fmt.Errorf("run on the processors %s: %w", s.Limits.CPUSet, err)
 	}
 	return s.enterGroups()
+}
+
+// set puts a process under the limit; 0 is this one.
+func (r *Rlimit) set(pid int) error {
+	lim := unix.Rlimit{Cur: r.Soft, Max: r.Hard}
+	if err := unix.Prlimit(pid, rlimits[r.Name], &lim, nil); err != nil {
+		return fmt.Errorf("limit %s to %d:%d: %w", r.Name, r.Soft, r.Hard, err)
+	}
+	return nil
 }
 
 // Enforce returns the limits as they can be kept on this host, and what of l cannot, in words. Without control groups
