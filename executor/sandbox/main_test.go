@@ -185,7 +185,7 @@ func newSpec(t testing.TB, args ...string) sandbox.Spec {
 		}
 	}
 	copyFile(t, "/bin/busybox", lower+"/bin/busybox")
-	for _, applet := range strings.Fields("sh readlink cat ls id true sleep hostname env pwd mount touch rm mkdir echo ip kill stat ln") {
+	for _, applet := range strings.Fields("sh readlink cat ls id true sleep grep tr hostname env pwd mount touch rm mkdir echo ip kill stat ln") {
 		if err := os.Symlink("busybox", lower+"/bin/"+applet); err != nil {
 			t.Fatal(err)
 		}
