@@ -39,10 +39,8 @@ func pid() string { p, _ := os.Readlink("/proc/self"); return p }
 
 func TestOutOfMemory(t *testing.T) {
 	spec := limited(t, sh(t, "x=$(cat /dev/zero | head -c 100000000 | tr '\\0' x); echo survived"), sandbox.Limits{Memory: 32 << 20})
-	for _, a := range []string{"head", "tr"} {
-		if err := os.Symlink("busybox", spec.Root.Lower[0]+"/bin/"+a); err != nil {
-			t.Fatal(err)
-		}
+	if err := os.Symlink("busybox", spec.Root.Lower[0]+"/bin/head"); err != nil {
+		t.Fatal(err)
 	}
 	out, _, status, err := try(spec)
 	if err != nil || status.Code == 0 || !status.OutOfMemory || status.Usage.Memory < 16<<20 || status.Usage.Memory > 32<<20 {
