@@ -37,7 +37,8 @@ func (s *Spec) execInit(file string) error {
 	return err
 }
 
-func (s *Spec) lateLimits() (list []Rlimit) {
+func (s *Spec) lateLimits() []Rlimit {
+	list := []Rlimit{}
 	for _, r := range s.Limits.Rlimits {
 		if slices.Contains(late, r.Name) {
 			list = append(list, r)
