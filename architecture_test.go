@@ -22,7 +22,7 @@ var allowed = map[string][]string{
 	"llb/lower":                {"llb", "parser"},
 	"solver":                   {"cache", "llb"},
 	"cache":                    {},
-	"executor":                 {"cache", "executor/sandbox", "executor/sandbox/uplink", "internal/owners", "llb", "snapshot"},
+	"executor":                 {"cache", "executor/sandbox", "executor/sandbox/seccomp", "executor/sandbox/uplink", "internal/owners", "llb", "snapshot"},
 	"executor/sandbox":         {"executor/sandbox/oneuid", "executor/sandbox/seccomp", "executor/sandbox/uplink", "internal/owners"},
 	"executor/sandbox/oneuid":  {"executor/sandbox/seccomp", "internal/owners"},
 	"executor/sandbox/seccomp": {},

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path"
 	"slices"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/seed0570efb0/build/cache"
 	"github.com/seed0570efb0/build/executor/sandbox"
+	"github.com/seed0570efb0/build/executor/sandbox/seccomp"
 	"github.com/seed0570efb0/build/internal/digest"
 	"github.com/seed0570efb0/build/internal/owners"
 	"github.com/seed0570efb0/build/llb"
@@ -49,7 +49,7 @@ func OutOfMemory(used, limit int64) string {
 func (x *Executor) exec(ctx context.Context, v *llb.Vertex, op *llb.Exec, inputs []digest.Digest) (digest.Digest, error) {
 	c, err := x.prepare(ctx, inputs[0], process{
 		Args: op.Args, Env: append(op.Env[:len(op.Env):len(op.Env)], op.Proxy...), Cwd: op.Cwd, User: op.User,
-		Network: op.Network, Hostname: op.Hostname, Hosts: op.Hosts,
+		Network: op.Network, Hostname: op.Hostname, Hosts: op.Hosts, Security: op.Security,
 		Mounts: op.Mounts, Vertex: v, Inputs: inputs,
 	})
 	if err != nil {
@@ -83,6 +83,10 @@ type process struct {
 	Network   llb.Network
 	Hostname  string
 	Hosts     []llb.Host
+	Security  llb.Security
+	CapAdd    []string
+	CapDrop   []string
+	Volumes   []sandbox.Mount // of host files and memory
 
 	// Mounts refer to Inputs, the results of the inputs of Vertex.
 	Mounts []llb.Mount
@@ -139,7 +143,7 @@ func (x *Executor) prepare(ctx context.Context, root digest.Digest, p process) (
 	}
 	c := &container{process: p, x: x, view: view, tmp: tmp, places: places{view: view}, kinds: map[string]snapshot.Type{}}
 	c.spec = sandbox.Spec{
-		Args: p.Args, Env: withHome(p.Env, u.Home), Cwd: p.Cwd,
+		Args: p.Args, Env: withDefault(p.Env, "HOME", u.Home), Cwd: p.Cwd,
 		UID: uint32(u.Uid), GID: uint32(u.Gid), Groups: groups(u.Gid, u.Sgids),
 		Caps: sandbox.DefaultCaps(), Hostname: p.Hostname, Network: x.network(p.Network),
 		Root: sandbox.Root{Lower: append([]string{tmp.Join("stub")}, lower...), Upper: tmp.Join("upper"), Work: tmp.Join("work"), Target: tmp.Join("root")},
@@ -151,7 +155,9 @@ func (x *Executor) prepare(ctx context.Context, root digest.Digest, p process) (
 	if p.Hostname == "" {
 		c.spec.Hostname = defaultHostname
 	}
-	err = c.files(ctx)
+	if err = c.secure(); err == nil {
+		err = c.files(ctx)
+	}
 	if err == nil && x.Root != sandbox.RootOverlay {
 		err = x.flatten(ctx, c, root)
 	}
@@ -160,6 +166,27 @@ func (x *Executor) prepare(ctx context.Context, root digest.Digest, p process) (
 		return nil, err
 	}
 	return c, nil
+}
+
+// secure sets what the process may do beyond its sandbox.
+func (c *container) secure() (err error) {
+	s, chroot := c.Security, c.x.Root == sandbox.RootChroot
+	switch {
+	case s.Insecure:
+		c.spec.Privileged, c.spec.Caps = true, sandbox.AllCaps()
+		// Where the kernel knows one user, there are no others to become.
+		s.Unconfined, s.NewPrivileges = true, !c.spec.OneUID && !chroot
+	case chroot:
+		c.spec.Caps = sandbox.ChrootCaps()
+	}
+	if c.spec.Caps, err = sandbox.ChangeCaps(c.spec.Caps, c.CapAdd, c.CapDrop); err != nil {
+		return err
+	}
+	if s.Unconfined {
+		c.spec.Seccomp = seccomp.Unconfined
+	}
+	c.spec.NewPrivileges = s.NewPrivileges
+	return nil
 }
 
 func groups(gid int, more []int) []uint32 {
@@ -172,14 +199,14 @@ func groups(gid int, more []int) []uint32 {
 	return out
 }
 
-// withHome adds HOME for a process whose environment does not say it.
-func withHome(env []string, home string) []string {
+// withDefault adds a variable to an environment that has none of that name.
+func withDefault(env []string, name, value string) []string {
 	for _, e := range env {
-		if strings.HasPrefix(e, "HOME=") {
+		if strings.HasPrefix(e, name+"=") {
 			return env
 		}
 	}
-	return append(env[:len(env):len(env)], "HOME="+home)
+	return append(env[:len(env):len(env)], name+"="+value)
 }
 
 // files makes the folders of the overlay and prepares all that is mounted over it. Mount points that the root lacks are in
@@ -190,7 +217,7 @@ func (c *container) files(ctx context.Context) error {
 		return err
 	}
 	for target, content := range map[string][]byte{
-		"/etc/hosts":       hostsFile(c.spec.Hostname, c.Hosts),
+		"/etc/hosts":       c.hostsFile(),
 		"/etc/resolv.conf": resolvConf(c.spec.Network),
 	} {
 		source := c.tmp.Join(path.Base(target))
@@ -200,6 +227,9 @@ func (c *container) files(ctx context.Context) error {
 		if err := c.mount(sandbox.Mount{Type: sandbox.MountBind, Source: source, Target: target}, snapshot.Regular); err != nil {
 			return err
 		}
+	}
+	if err := c.volumes(); err != nil {
+		return err
 	}
 	if err := c.mounts(ctx); err != nil {
 		return err
@@ -228,49 +258,3 @@ func (c *container) mount(m sandbox.Mount, kind snapshot.Type) error {
 	c.kinds[m.Target] = kind
 	return c.places.add(m.Target, kind)
 }
-
-func hostsFile(hostname string, more []llb.Host) []byte {
-	var b strings.Builder
-	fmt.Fprintf(&b, "127.0.0.1\tlocalhost %s\n", hostname)
-	b.WriteString("::1\tlocalhost ip6-localhost ip6-loopback\n")
-	for _, h := range more {
-		fmt.Fprintf(&b, "%s\t%s\n", h.IP, h.Name)
-	}
-	return []byte(b.String())
-}
-
-// A RunSpec says how to run an image.
-type RunSpec struct {
-	Args, Env []string
-	Cwd, User string
-	Network   llb.Network // "" is the default one
-	Stdin     io.Reader
-	Stdout    io.Writer
-	Stderr    io.Writer
-	// Terminal says that the process belongs to the session of this one, and so may use its terminal.
-	Terminal bool
-	// Started, when not nil, gets the process once it runs.
-	Started func(*sandbox.Process)
-}
-
-// Run runs a process on the chain root and returns how it ended. What it changes is thrown away. An end of ctx ends
-// the preparations; once the process runs, signals are for it to take, and it decides when this ends.
-func (x *Executor) Run(ctx context.Context, root digest.Digest, r RunSpec) (sandbox.Status, error) {
-	c, err := x.prepare(ctx, root, process{Args: r.Args, Env: r.Env, Cwd: r.Cwd, User: r.User, Network: r.Network, Hostname: hostnameOf(root)})
-	if err != nil {
-		return sandbox.Status{}, err
-	}
-	defer c.remove()
-	c.spec.Terminal = r.Terminal
-	p, err := x.start(context.WithoutCancel(ctx), c, sandbox.Stdio{In: r.Stdin, Out: r.Stdout, Err: r.Stderr})
-	if err != nil {
-		return sandbox.Status{}, err
-	}
-	if r.Started != nil {
-		r.Started(p)
-	}
-	return p.Wait()
-}
-
-// hostnameOf gives a container a name as Docker does: 12 hex digits.
-func hostnameOf(root digest.Digest) string { return root.Short() }

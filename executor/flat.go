@@ -67,7 +67,10 @@ func (c *container) copied(ctx context.Context, m *llb.Mount) error {
 
 // inChroot does with files what it can of what a sandbox does with mounts.
 func (c *container) inChroot() error {
-	c.spec.Chroot, c.spec.Caps = true, sandbox.ChrootCaps()
+	c.spec.Chroot = true
+	for _, v := range c.Volumes {
+		return fmt.Errorf("mount on %s: this host allows no mounts", v.Target)
+	}
 	for _, m := range c.spec.Mounts {
 		if m.Type != sandbox.MountBind || c.kinds[m.Target] != snapshot.Regular {
 			return fmt.Errorf("mount on %s: this host allows no mounts, and in their place only files can be copied", m.Target)

@@ -3,6 +3,7 @@ package executor
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"strings"
@@ -44,10 +45,36 @@ func (x *Executor) start(ctx context.Context, c *container, stdio sandbox.Stdio)
 		x.Warn("processes share the network of this host: " + none.Err.Error())
 	}
 	c.spec.Network = sandbox.NetworkHost
-	if err := os.WriteFile(c.tmp.Join("resolv.conf"), resolvConf(c.spec.Network), 0o644); err != nil {
+	if err := errors.Join(
+		os.WriteFile(c.tmp.Join("resolv.conf"), resolvConf(c.spec.Network), 0o644),
+		os.WriteFile(c.tmp.Join("hosts"), c.hostsFile(), 0o644),
+	); err != nil {
 		return nil, err
 	}
 	return x.runner.Start(ctx, c.spec, stdio)
+}
+
+// hostsFile returns the /etc/hosts of c.
+func (c *container) hostsFile() []byte {
+	var b strings.Builder
+	fmt.Fprintf(&b, "127.0.0.1\tlocalhost %s\n", c.spec.Hostname)
+	b.WriteString("::1\tlocalhost ip6-localhost ip6-loopback\n")
+	for _, h := range c.Hosts {
+		ip := h.IP
+		if ip == llb.HostGateway {
+			ip = hostGateway(c.spec.Network)
+		}
+		fmt.Fprintf(&b, "%s\t%s\n", ip, h.Name)
+	}
+	return []byte(b.String())
+}
+
+// hostGateway returns the address by which a process reaches this host.
+func hostGateway(n sandbox.Network) string {
+	if n == sandbox.NetworkHost {
+		return "127.0.0.1"
+	}
+	return uplink.Gateway4.String()
 }
 
 func hostResolvConf() string {

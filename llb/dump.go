@@ -72,6 +72,7 @@ func (d *dumper) op(op Op) {
 		for _, h := range op.Hosts {
 			d.line("host %s %s", h.Name, h.IP)
 		}
+		d.security(op.Security)
 		d.list("proxy", op.Proxy)
 		for i := range op.Mounts {
 			d.mount(&op.Mounts[i])
@@ -134,6 +135,17 @@ func (d *dumper) action(a Action) {
 func (d *dumper) time(t *int64) {
 	if t != nil {
 		d.line("  time %d", *t)
+	}
+}
+
+func (d *dumper) security(s Security) {
+	for _, right := range []struct {
+		name  string
+		given bool
+	}{{"insecure", s.Insecure}, {"unconfined", s.Unconfined}, {"new privileges", s.NewPrivileges}} {
+		if right.given {
+			d.line("%s", right.name)
+		}
 	}
 }
 

@@ -24,7 +24,7 @@ func full() []llb.Op {
 		&llb.HTTP{URL: "https://h/f", Filename: "f", Checksum: digest.Digest{1}},
 		&llb.Git{Remote: "https://h/r.git", Ref: "r", Subdir: "s", Checksum: "c", KeepGitDir: true, SkipSubmodules: true, FetchByCommit: true, CheckoutTime: true},
 		&llb.Exec{Args: []string{"a", "b"}, Env: []string{"A=1"}, Cwd: "/", User: "u", Network: llb.NetworkNone, Hostname: "h",
-			Hosts: []llb.Host{{Name: "n", IP: "::1"}}, Proxy: []string{"http_proxy=x"}, Mounts: []llb.Mount{
+			Hosts: []llb.Host{{Name: "n", IP: "::1"}}, Security: llb.Security{Insecure: true}, Proxy: []string{"http_proxy=x"}, Mounts: []llb.Mount{
 				{Type: llb.MountBind, Target: "/b", From: 1, Source: "/s", ReadOnly: true},
 				{Type: llb.MountCache, Target: "/c", ID: "c", Sharing: llb.SharingLocked, Access: &llb.Access{Mode: 0o700, UID: 1, GID: 2}},
 				{Type: llb.MountTmpfs, Target: "/t", Size: 1},

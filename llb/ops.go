@@ -58,6 +58,8 @@ type Exec struct {
 	Hostname string
 	// Hosts are further lines of /etc/hosts.
 	Hosts []Host
+	// Security is what the process may do beyond its sandbox.
+	Security Security
 	// Proxy holds the proxy variables of the predefined arguments, as "KEY=value". The process
 	// sees them; they are not hashed, since how a host is reached must not change what is built.
 	Proxy []string
@@ -65,8 +67,29 @@ type Exec struct {
 	Mounts []Mount
 }
 
-// A Host is a line of /etc/hosts.
+// A Host is a line of /etc/hosts. IP may be HostGateway.
 type Host struct{ Name, IP string }
+
+// HostGateway is the address by which a process reaches the host it runs on: which one that is differs
+// from host to host, and so is found out where the process is run.
+const HostGateway = "host-gateway"
+
+// A Security is what a process may do beyond its sandbox; the zero value is nothing.
+type Security struct {
+	// Insecure is the mode of that name of BuildKit: all capabilities and system calls, and nothing of
+	// /proc and /sys is kept from the process.
+	Insecure bool
+	// Unconfined allows all system calls.
+	Unconfined bool
+	// NewPrivileges lets set-user-ID programs and file capabilities have their effect.
+	NewPrivileges bool
+}
+
+func (s Security) hash(h *digest.Hasher) {
+	h.Bool("insecure", s.Insecure)
+	h.Bool("unconfined", s.Unconfined)
+	h.Bool("new-privileges", s.NewPrivileges)
+}
 
 // A Network says which network a process sees.
 type Network string
@@ -97,6 +120,7 @@ func (o *Exec) hash(h *digest.Hasher) {
 	for _, x := range o.Hosts {
 		h.String(x.Name, x.IP)
 	}
+	o.Security.hash(h)
 	h.Int("mounts", int64(len(o.Mounts)))
 	for i := range o.Mounts {
 		o.Mounts[i].hash(h)

@@ -11,9 +11,6 @@ import (
 var missing = []feature{
 	of("RUN --device", func(c *instructions.RunCommand) bool { return slices.Contains(c.FlagsUsed, "device") }).
 		explained("devices are given by CDI, which no part of this version reads; a step without the flag runs everywhere"),
-	of("RUN --security=insecure", func(c *instructions.RunCommand) bool {
-		return instructions.GetSecurity(c) == instructions.SecurityInsecure
-	}),
 }
 
 // A feature is a part of the language and the test whether an instruction uses it.

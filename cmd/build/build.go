@@ -54,6 +54,8 @@ type plan struct {
 	args     map[string]string
 	labels   map[string]string
 	hostNet  bool // steps may use the network of the host
+	insecure bool // steps may do without their sandbox's protection
+	rights   llb.Security
 	hosts    []llb.Host
 	epoch    *time.Time
 	outputs  []exporter.Output
@@ -109,6 +111,9 @@ func (a *app) build(ctx context.Context, o *buildOptions, path string) error {
 	}
 	a.warnAbout(p, nil) // now, that they come once
 	a.warnIsolation()
+	if err := a.checkSecurity(p.rights); err != nil {
+		return err
+	}
 	if err := a.limit(&p.limits); err != nil {
 		return err
 	}
@@ -162,7 +167,7 @@ func (a *app) lower(ctx context.Context, p *plan) error {
 func (a *app) lowerOptions(p *plan) (lower.Options, error) {
 	opt := lower.Options{
 		Target: p.target, Platform: p.platform, BuildPlatform: platforms.Normalize(platforms.DefaultSpec()),
-		BuildArgs: p.args, Labels: p.labels, Hosts: p.hosts, Epoch: p.epoch, Network: llb.Network(p.network), AllowHostNetwork: p.hostNet, Hostname: p.args["BUILDKIT_SANDBOX_HOSTNAME"],
+		BuildArgs: p.args, Labels: p.labels, Hosts: p.hosts, Epoch: p.epoch, Network: llb.Network(p.network), AllowHostNetwork: p.hostNet, AllowInsecure: p.insecure, Security: p.rights, Hostname: p.args["BUILDKIT_SANDBOX_HOSTNAME"],
 		NoCache: p.noCache, NoCacheFilter: p.noCacheFilter, Ignore: p.ignore,
 		Resolve: func(ctx context.Context, ref string, platform ocispec.Platform) (*lower.Image, error) {
 			return a.resolve(ctx, ref, platform, p.pull)

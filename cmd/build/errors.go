@@ -24,6 +24,7 @@ const (
 	exitFailed      = 1   // a step, a registry or an output failed
 	exitUsage       = 3   // wrong options, or a wrong Dockerfile
 	exitHost        = 4   // the host lacks something
+	exitRun         = 125 // build run has not run anything: what is below may be the status of the process
 	exitInterrupted = 130 // by a signal
 )
 
@@ -55,6 +56,9 @@ func (a *app) exit(err error) int {
 		return int(status)
 	}
 	code, text, hint := a.explain(err)
+	if code != exitInterrupted && errors.As(err, new(*runError)) {
+		code = exitRun
+	}
 	a.excerpt(err)
 	fmt.Fprintf(a.err, "build: %s\n", text)
 	if hint != "" {
@@ -95,7 +99,7 @@ func (a *app) explain(err error) (code int, text, hint string) {
 	case errors.As(err, &far):
 		return exitFailed, text, far.Hint
 	}
-	return exitFailed, text, stepHint(err)
+	return exitFailed, text, cmp.Or(stepHint(err), a.privilegeHint(err))
 }
 
 // stepHint returns what to do about steps that end in well-known ways.
@@ -112,6 +116,15 @@ func stepHint(err error) string {
 		return "the shell did not find a command: it must be in the image, on its PATH"
 	}
 	return ""
+}
+
+// privilegeHint returns what to do about a step whose set-user-ID program has complained that it has no effect.
+func (a *app) privilegeHint(err error) string {
+	var step *solver.StepError
+	if a.display == nil || !errors.As(err, &step) || !strings.Contains(strings.Join(a.display.Tail(step.Vertex), "\n"), "no new privileges") {
+		return ""
+	}
+	return "build with --security-opt no-new-privileges=false if set-user-ID programs like sudo may have their effect"
 }
 
 // excerpt prints the lines of the Dockerfile that an error is about, and the end of the output of the step.

@@ -27,6 +27,7 @@ type buildOptions struct {
 	check                           bool
 	jobs                            int64
 	limits                          limitOptions
+	security                        securityOptions
 }
 
 // flags makes the flags, whose values are checked by planFlags and its like.
@@ -39,9 +40,9 @@ func (o *buildOptions) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.target, "target", "", "the stage to build (default the last one)")
 	f.StringVar(&o.platform, "platform", "", "the platform to build for (default that of this machine)")
 	f.StringArrayVar(&o.labels, "label", nil, "label of the image, as KEY=VALUE")
-	f.StringArrayVar(&o.hosts, "add-host", nil, "line of /etc/hosts in RUN steps, as NAME:IP")
+	f.StringArrayVar(&o.hosts, "add-host", nil, "line of /etc/hosts in RUN steps, as NAME:IP; the IP host-gateway is this host")
 	f.StringVar(&o.network, "network", "default", "network of RUN steps: default, none or host")
-	f.StringSliceVar(&o.allow, "allow", nil, "what steps may do beyond their sandbox: network.host, to use the network of this host")
+	f.StringSliceVar(&o.allow, "allow", nil, "what steps may ask for beyond their sandbox: network.host, the network of this host, or security.insecure, all else")
 	f.StringArrayVar(&o.secrets, "secret", nil, "value for RUN --mount=type=secret, as id=ID,src=FILE or id=ID,env=VARIABLE")
 	f.StringArrayVar(&o.agents, "ssh", nil, "SSH agent for RUN --mount=type=ssh, as default, ID=SOCKET or ID=KEY[,KEY]")
 	f.StringVar(&o.call, "call", "", "what to do: build, check, outline, targets or subrequests.describe, with ,format=json for programs")
@@ -57,6 +58,7 @@ func (o *buildOptions) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.progress, "progress", envOr("BUILDKIT_PROGRESS", "auto"), "how to show progress: auto, tty, plain, rawjson or quiet")
 	f.Int64Var(&o.jobs, "jobs", int64(max(4*runtime.NumCPU(), 16)), "how many steps may run at once")
 	o.limits.flags(f)
+	o.security.flags(f)
 }
 
 // envOr returns a variable of the environment, or value where it is not set.
@@ -103,16 +105,23 @@ func planFlags(p *plan) error {
 	if p.hosts, err = hosts(p.buildOptions.hosts); err != nil {
 		return err
 	}
+	if p.rights, err = p.security.parse(); err != nil {
+		return err
+	}
 	return planEpoch(p)
 }
 
 // planNetwork reads --allow and --network.
 func planNetwork(p *plan) error {
 	for _, name := range p.allow {
-		if name != "network.host" {
-			return usagef("network.host is the one that this version knows", "--allow %s: no such entitlement", name)
+		switch name {
+		case "network.host":
+			p.hostNet = true
+		case "security.insecure":
+			p.insecure = true
+		default:
+			return usagef("network.host and security.insecure are those that this version knows", "--allow %s: no such entitlement", name)
 		}
-		p.hostNet = true
 	}
 	if err := checkNetwork(p.network); err != nil {
 		return err
@@ -175,7 +184,7 @@ func hosts(list []string) ([]llb.Host, error) {
 			return nil, usagef("it looks like NAME:IP", "--add-host %q: no NAME:IP", text)
 		}
 		ip := strings.TrimSuffix(strings.TrimPrefix(text[i+1:], "["), "]")
-		if net.ParseIP(ip) == nil {
+		if ip != llb.HostGateway && net.ParseIP(ip) == nil {
 			return nil, usagef("it looks like NAME:IP", "--add-host %q: %q is not an IP address", text, ip)
 		}
 		out = append(out, llb.Host{Name: text[:i], IP: ip})

@@ -110,14 +110,17 @@ func (a *app) command() *cobra.Command {
 	}
 	root.SetVersionTemplate("build {{.Version}}\n")
 	root.PersistentFlags().StringVar(&a.root, "root", "", "folder of the store (default $BUILD_ROOT, else $XDG_DATA_HOME/build, for root /var/lib/build)")
-	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return &usageError{err, fmt.Sprintf("%q lists the options", strings.Replace(c.CommandPath(), mainVerb+" "+mainVerb, mainVerb, 1)+" --help")}
-	})
+	root.SetFlagErrorFunc(flagError)
 	main := a.buildCommand()
 	root.AddCommand(main, a.runCommand(), a.imagesCommand(), a.pushCommand(), a.saveCommand(),
 		a.historyCommand(), a.inspectCommand(), a.doctorCommand(), a.versionCommand())
 	root.SetHelpFunc(help(root, main))
 	return root
+}
+
+// flagError is the error of a command line with an option that is not known, or has no such value.
+func flagError(c *cobra.Command, err error) error {
+	return &usageError{err, fmt.Sprintf("%q lists the options", strings.Replace(c.CommandPath(), mainVerb+" "+mainVerb, mainVerb, 1)+" --help")}
 }
 
 // help returns the help of all commands. The main verb is not for people to write, so its options

@@ -26,9 +26,10 @@ func TestMain(m *testing.M) {
 		f.Value.Set("4")
 	}
 	testscript.Main(m, map[string]func(){
-		mainVerb:    main,
-		"exits":     exits,
-		removeStore: remove,
+		mainVerb:      main,
+		"exits":       exits,
+		"on-terminal": onTerminal,
+		removeStore:   remove,
 	})
 }
 

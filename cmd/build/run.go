@@ -4,15 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"os"
-	"os/signal"
 	"slices"
-	"strings"
-	"syscall"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/seed0570efb0/build/executor"
 	"github.com/seed0570efb0/build/executor/sandbox"
@@ -22,12 +16,22 @@ import (
 
 // runOptions are the flags of build run.
 type runOptions struct {
-	entrypoint    string
-	hasEntrypoint bool
-	env           []string
-	user, workdir string
-	limits        limitOptions
-	network       string
+	entrypoint       string
+	hasEntrypoint    bool
+	env, envFiles    []string
+	user, workdir    string
+	network          string
+	hostname         string
+	hosts            []string
+	limits           limitOptions
+	volumes          volumeOptions
+	security         securityOptions
+	capAdd, capDrop  []string
+	readOnly         bool
+	privileged       bool
+	interactive, tty bool
+	init             bool
+	remove, detach   bool
 }
 
 func (a *app) runCommand() *cobra.Command {
@@ -40,29 +44,55 @@ place of the image's CMD. What the process changes is thrown away when it ends, 
 exit status is that of this command.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return usagef(`"build images" lists them`, "an IMAGE is needed")
+				return &runError{usagef(`"build images" lists them`, "an IMAGE is needed")}
 			}
 			return nil
 		},
 		RunE: func(c *cobra.Command, args []string) error {
 			o.hasEntrypoint = c.Flags().Changed("entrypoint")
-			return a.run(c.Context(), o, args[0], args[1:])
+			if err := a.run(c.Context(), o, args[0], args[1:]); err != nil {
+				return &runError{err}
+			}
+			return nil
 		},
 	}
+	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return &runError{flagError(c, err)} })
 	f := c.Flags()
 	f.SetInterspersed(false)
+	f.Bool("help", false, "show this help") // -h is docker's for --hostname
 	f.StringVar(&o.entrypoint, "entrypoint", "", "program to run in place of the image's ENTRYPOINT; its CMD is left out")
 	f.StringArrayVarP(&o.env, "env", "e", nil, "environment variable, as KEY=VALUE, or KEY for that of this environment")
+	f.StringArrayVar(&o.envFiles, "env-file", nil, "file of environment variables, one per line; --env wins")
 	f.StringVarP(&o.user, "user", "u", "", "user to run as, as NAME|UID[:GROUP|GID], in place of the image's USER")
 	f.StringVarP(&o.workdir, "workdir", "w", "", "working directory, in place of the image's WORKDIR")
-	a.isolationFlag(f)
-	o.limits.flags(f)
+	f.BoolVarP(&o.interactive, "interactive", "i", false, "pass standard input on; without it there is none")
+	f.BoolVarP(&o.tty, "tty", "t", false, "give the process a terminal")
+	f.BoolVar(&o.init, "init", false, "run a pid 1 that passes signals on and reaps orphans, with the program below it")
+	f.BoolVar(&o.remove, "rm", true, "throw away what the process changed, as is done in any case")
+	f.BoolVarP(&o.detach, "detach", "d", false, "not supported: nothing of a container outlives the command")
 	f.StringVar(&o.network, "network", "default", "network of the process: default, none or host")
+	f.StringVarP(&o.hostname, "hostname", "h", "", "host name that the process sees")
+	f.StringArrayVar(&o.hosts, "add-host", nil, "line of /etc/hosts, as NAME:IP; the IP host-gateway is this host")
+	f.StringSliceVar(&o.capAdd, "cap-add", nil, "capability to give, or ALL")
+	f.StringSliceVar(&o.capDrop, "cap-drop", nil, "capability to take away, or ALL")
+	f.BoolVar(&o.privileged, "privileged", false, "give all capabilities and system calls, and keep nothing of /proc and /sys back")
+	f.BoolVar(&o.readOnly, "read-only", false, "let the process change nothing but its volumes")
+	o.volumes.flags(f)
+	o.security.flags(f)
+	o.limits.flags(f)
+	a.isolationFlag(f)
 	return c
 }
 
+// A runError is what keeps build run from running a process.
+type runError struct{ err error }
+
+func (e *runError) Error() string { return e.err.Error() }
+func (e *runError) Unwrap() error { return e.err }
+
 func (a *app) run(ctx context.Context, o *runOptions, ref string, args []string) error {
-	if err := checkNetwork(o.network); err != nil {
+	spec, err := o.spec()
+	if err != nil {
 		return err
 	}
 	if err := a.enter(ctx); err != nil {
@@ -72,6 +102,9 @@ func (a *app) run(ctx context.Context, o *runOptions, ref string, args []string)
 		return err
 	}
 	a.warnIsolation()
+	if err := a.checkSecurity(spec.Security); err != nil {
+		return err
+	}
 	if err := a.limit(&o.limits); err != nil {
 		return err
 	}
@@ -79,30 +112,32 @@ func (a *app) run(ctx context.Context, o *runOptions, ref string, args []string)
 	if err != nil {
 		return err
 	}
-	argv := command(o, img, args)
-	if len(argv) == 0 {
+	if err := o.forImage(spec, img, args); err != nil {
+		return err
+	}
+	if len(spec.Args) == 0 {
 		return usagef("name a program after the image", "%s has no ENTRYPOINT and no CMD", ref)
 	}
-	spec := executor.RunSpec{
-		Args: argv, Env: environment(img.Spec.Config.Env, o.env), Cwd: img.Spec.Config.WorkingDir, User: img.Spec.Config.User,
-		Stdin: a.in, Stdout: a.stdio.out, Stderr: a.err, Terminal: true, Started: forward(a.in),
-		Network: llb.Network(o.network),
-	}
-	if o.user != "" {
-		spec.User = o.user
-	}
-	if o.workdir != "" {
-		spec.Cwd = o.workdir
-	}
-	if spec.Cwd == "" {
-		spec.Cwd = "/"
-	}
 	defer a.executor.Close()
-	var status sandbox.Status
+	return a.ended(a.execute(ctx, o, img, spec))
+}
+
+// execute runs the process and returns how it ended.
+func (a *app) execute(ctx context.Context, o *runOptions, img *source.Resolved, spec *executor.RunSpec) (status sandbox.Status, err error) {
+	restore, err := a.connect(o, spec)
+	if err != nil {
+		return status, err
+	}
+	defer restore()
 	err = a.retryDamaged(func() (err error) { // which shows before the process starts
-		status, err = a.executor.Run(ctx, img.Chain, spec)
+		status, err = a.executor.Run(ctx, img.Chain, *spec)
 		return err
 	})
+	return status, err
+}
+
+// ended tells how a process ended, and returns its exit status as an error.
+func (a *app) ended(status sandbox.Status, err error) error {
 	var exec *sandbox.ExecError
 	if errors.As(err, &exec) {
 		fmt.Fprintf(a.err, "build: %v\n", err)
@@ -115,6 +150,55 @@ func (a *app) run(ctx context.Context, o *runOptions, ref string, args []string)
 		fmt.Fprintf(a.err, "build: %s\n", executor.OutOfMemory(status.Usage.Memory, a.executor.Limits.Memory))
 	}
 	return statusError(status.Code)
+}
+
+// spec reads the flags, without an image.
+func (o *runOptions) spec() (*executor.RunSpec, error) {
+	s := &executor.RunSpec{
+		Network: llb.Network(o.network), Hostname: o.hostname, CapAdd: o.capAdd, CapDrop: o.capDrop, ReadOnly: o.readOnly, Init: o.init,
+	}
+	if o.detach {
+		return nil, usagef("run it in the background of the shell: build run ... &", "--detach: nothing of a container outlives the command")
+	}
+	if !o.remove {
+		return nil, usagef("write what is to stay into a volume", "--rm=false: nothing of a container outlives it")
+	}
+	if err := checkNetwork(o.network); err != nil {
+		return nil, err
+	}
+	if _, err := sandbox.ChangeCaps(nil, o.capAdd, o.capDrop); err != nil {
+		return nil, usagef("it looks like NET_ADMIN or ALL", "--cap-add, --cap-drop: %w", err)
+	}
+	var err error
+	if s.Hosts, err = hosts(o.hosts); err != nil {
+		return nil, err
+	}
+	if s.Volumes, err = o.volumes.parse(); err != nil {
+		return nil, err
+	}
+	if s.Security, err = o.security.parse(); err != nil {
+		return nil, err
+	}
+	s.Security.Insecure = o.privileged
+	_, err = environment(nil, o)
+	return s, err
+}
+
+// forImage completes s with what the image says, and what the flags put in its place.
+func (o *runOptions) forImage(s *executor.RunSpec, img *source.Resolved, args []string) (err error) {
+	config := &img.Spec.Config
+	s.Args, s.User, s.Cwd = command(o, img, args), config.User, config.WorkingDir
+	if o.user != "" {
+		s.User = o.user
+	}
+	if o.workdir != "" {
+		s.Cwd = o.workdir
+	}
+	if s.Cwd == "" {
+		s.Cwd = "/"
+	}
+	s.Env, err = environment(config.Env, o)
+	return err
 }
 
 // command returns what runs: arguments take the place of CMD, and --entrypoint
@@ -131,44 +215,6 @@ func command(o *runOptions, img *source.Resolved, args []string) []string {
 		cmd = args
 	}
 	return slices.Concat(entrypoint, cmd)
-}
-
-// environment returns the image's variables with those of -e, which win.
-func environment(image, flags []string) []string {
-	out := slices.Clone(image)
-	for _, text := range flags {
-		k, _, ok := strings.Cut(text, "=")
-		if !ok {
-			v, set := os.LookupEnv(k)
-			if !set {
-				continue
-			}
-			text = k + "=" + v
-		}
-		out = slices.DeleteFunc(out, func(e string) bool { return strings.HasPrefix(e, k+"=") })
-		out = append(out, text)
-	}
-	return out
-}
-
-// forward passes the signals that this process gets on to the process of the image. Those of a
-// terminal's keys are left out where the terminal sends them to both.
-func forward(in io.Reader) func(*sandbox.Process) {
-	list := []os.Signal{syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGCONT}
-	keys := []os.Signal{syscall.SIGINT, syscall.SIGQUIT, syscall.SIGWINCH}
-	ours := make(chan os.Signal, 16)
-	signal.Notify(ours, append(list, keys...)...)
-	f, ok := in.(*os.File)
-	onTerminal := ok && term.IsTerminal(int(f.Fd()))
-	return func(p *sandbox.Process) {
-		go func() {
-			for s := range ours {
-				if !onTerminal || !slices.Contains(keys, s) {
-					_ = p.Signal(s)
-				}
-			}
-		}()
-	}
 }
 
 // find returns an image of the store.

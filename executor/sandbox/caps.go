@@ -3,6 +3,7 @@ package sandbox
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -26,6 +27,53 @@ func DefaultCaps() []string {
 		"CAP_KILL",
 		"CAP_AUDIT_WRITE",
 	}
+}
+
+// AllCaps returns every capability.
+func AllCaps() []string { return slices.Clone(capNames) }
+
+// ChangeCaps returns caps with some added and some dropped, as Docker does: names may lack their CAP_, and ALL
+// stands for all. What is named by itself counts for more than ALL.
+func ChangeCaps(caps, add, drop []string) ([]string, error) {
+	add, addAll, err := parseCaps(add)
+	if err != nil {
+		return nil, err
+	}
+	drop, dropAll, err := parseCaps(drop)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case addAll:
+		caps = AllCaps()
+	case dropAll:
+		caps = nil
+	}
+	caps = slices.DeleteFunc(slices.Clone(caps), func(c string) bool { return slices.Contains(drop, c) })
+	for _, c := range add {
+		if !slices.Contains(caps, c) {
+			caps = append(caps, c)
+		}
+	}
+	return caps, nil
+}
+
+func parseCaps(names []string) (list []string, all bool, err error) {
+	for _, name := range names {
+		c := strings.ToUpper(name)
+		if c == "ALL" {
+			all = true
+			continue
+		}
+		if !strings.HasPrefix(c, "CAP_") {
+			c = "CAP_" + c
+		}
+		if !slices.Contains(capNames, c) {
+			return nil, false, fmt.Errorf("capability %q is not known", name)
+		}
+		list = append(list, c)
+	}
+	return list, all, nil
 }
 
 // capNames holds the name of every capability at its number.

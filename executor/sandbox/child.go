@@ -49,13 +49,14 @@ func (s *Spec) program(st *stage, fds inherited) (*program, error) {
 	p := new(program)
 	p.dieWithParent()
 	p.streams(fds)
-	if !s.Terminal {
-		p.add("setsid", unix.SYS_SETSID)
+	p.add("setsid", unix.SYS_SETSID)
+	if s.Terminal != nil { // its keys are signals for this session
+		p.add("controlling terminal", unix.SYS_IOCTL, 0, unix.TIOCSCTTY, 0)
 	}
 	if st != nil {
-		p.enterRoot(st, s.Cwd)
+		p.enterRoot(st, s)
 	}
-	if err := p.limit(s.Limits, fds.groups); err != nil {
+	if err := p.limit(s, fds.groups); err != nil {
 		return p, err
 	}
 	if err := p.becomeUser(s); err != nil {
@@ -63,6 +64,9 @@ func (s *Spec) program(st *stage, fds inherited) (*program, error) {
 	}
 	if fds.rules >= 0 {
 		p.add("landlock", unix.SYS_LANDLOCK_RESTRICT_SELF, uintptr(fds.rules), 0)
+	}
+	if s.hasInit() {
+		return p, p.execInit(s, fds.listener)
 	}
 	return p, p.exec(s, fds.listener)
 }
@@ -81,7 +85,7 @@ func (p *program) streams(fds inherited) {
 }
 
 // enterRoot mounts /proc and makes the stage's root the only file system there is.
-func (p *program) enterRoot(st *stage, cwd string) {
+func (p *program) enterRoot(st *stage, s *Spec) {
 	empty, dot := p.text(""), p.text(".")
 	if st.proc >= 0 {
 		// It comes before pivot_root: a new proc is only for those who see an old one.
@@ -91,7 +95,7 @@ func (p *program) enterRoot(st *stage, cwd string) {
 	}
 	// The working directory comes from the new root, where no link leads out; not even one of /proc.
 	how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: inTree}
-	dir := new(int32)
+	cwd, dir := s.Cwd, new(int32)
 	open := p.add("working directory "+cwd, unix.SYS_OPENAT2, uintptr(st.root), p.text(cwd), address(p, how), unsafe.Sizeof(*how))
 	// A rename elsewhere on the host makes the kernel unsure about a "..".
 	open.to, open.again = dir, unix.EAGAIN
@@ -101,7 +105,7 @@ func (p *program) enterRoot(st *stage, cwd string) {
 	p.add("pivot_root", unix.SYS_PIVOT_ROOT, dot, dot)
 	p.add("detach the old root", unix.SYS_UMOUNT2, dot, unix.MNT_DETACH)
 	p.add("working directory "+cwd, unix.SYS_FCHDIR).from = dir
-	if st.proc >= 0 {
+	if st.proc >= 0 && !s.Privileged {
 		p.protectProc(st.masks)
 	}
 }
@@ -137,18 +141,18 @@ func (p *program) protectProc(masks []mask) {
 
 // limit puts the child, and what it starts, under the limits. Control groups come last, so that the memory that the set-up has
 // taken does not count.
-func (p *program) limit(l Limits, groups []int) error {
-	for _, r := range l.Rlimits {
+func (p *program) limit(s *Spec, groups []int) error {
+	early, _ := s.rlimits()
+	for _, r := range early {
 		lim := &unix.Rlimit{Cur: r.Soft, Max: r.Hard}
-		what := fmt.Sprintf("limit %s to %d:%d", r.Name, r.Soft, r.Hard)
-		p.add(what, unix.SYS_PRLIMIT64, 0, uintptr(rlimits[r.Name]), address(p, lim), 0)
+		p.add(r.what(), unix.SYS_PRLIMIT64, 0, uintptr(rlimits[r.Name]), address(p, lim), 0)
 	}
-	if l.CPUSet != "" {
-		set, err := ParseCPUs(l.CPUSet)
+	if cpus := s.Limits.CPUSet; cpus != "" {
+		set, err := ParseCPUs(cpus)
 		if err != nil {
-			return fmt.Errorf("run on the processors %s: %w", l.CPUSet, err)
+			return fmt.Errorf("run on the processors %s: %w", cpus, err)
 		}
-		p.add("run on the processors "+l.CPUSet, unix.SYS_SCHED_SETAFFINITY, 0, unsafe.Sizeof(set), address(p, &set))
+		p.add("run on the processors "+cpus, unix.SYS_SCHED_SETAFFINITY, 0, unsafe.Sizeof(set), address(p, &set))
 	}
 	for _, fd := range groups {
 		p.add("enter the control group", unix.SYS_WRITE, uintptr(fd), p.text("0"), 1)
@@ -160,6 +164,12 @@ func (p *program) limit(l Limits, groups []int) error {
 func (p *program) becomeUser(s *Spec) error {
 	// A kernel, or a container around us, may have no keys to give.
 	p.add("new session keyring", unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, 0).forgive = [2]syscall.Errno{unix.ENOSYS, unix.EPERM}
+	if s.NewPrivileges {
+		// A filter takes no_new_privs or the CAP_SYS_ADMIN that is about to go. Docker's profile lets all that follows pass.
+		if err := p.confine(s, -1); err != nil {
+			return err
+		}
+	}
 	mask, err := capMask(s.Caps)
 	if err != nil {
 		return err
@@ -173,16 +183,20 @@ func (p *program) becomeUser(s *Spec) error {
 			}
 		}
 	}
+	if s.Privileged {
+		p.add("keep capabilities", unix.SYS_PRCTL, unix.PR_SET_KEEPCAPS, 1, 0, 0, 0)
+	} else if s.UID != 0 {
+		mask = 0 // as the change to another user leaves it
+	}
 	if !s.OneUID {
 		p.setIDs(s)
 	}
-	if s.UID != 0 {
-		mask = 0 // as the change to another user leaves it
-	}
-	if err := p.setCaps(mask); err != nil {
+	if err := p.setCaps(mask, s.Privileged); err != nil {
 		return err
 	}
-	p.add("no_new_privs", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+	if !s.NewPrivileges {
+		p.add("no_new_privs", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+	}
 	return nil
 }
 
@@ -195,18 +209,21 @@ func (p *program) setIDs(s *Spec) {
 		list = address(p, &groups[0])
 	}
 	c := p.add(fmt.Sprintf("set groups %v", s.Groups), unix.SYS_SETGROUPS, uintptr(len(s.Groups)), list)
-	c.invalid = unmapped
+	c.known, c.meaning = unix.EINVAL, unmapped
 	none := len(s.Groups) == 0 || len(s.Groups) == 1 && s.Groups[0] == s.GID
 	if none && (s.Chroot || setGroupsDenied()) {
 		c.forgive[0] = unix.EPERM // the caller's groups stay; they are not mapped, and can only take rights away
 	}
 	gid, uid := uintptr(s.GID), uintptr(s.UID)
-	p.add(fmt.Sprintf("become group %d", gid), unix.SYS_SETRESGID, gid, gid, gid).invalid = unmapped
-	p.add(fmt.Sprintf("become user %d", uid), unix.SYS_SETRESUID, uid, uid, uid).invalid = unmapped
+	c = p.add(fmt.Sprintf("become group %d", gid), unix.SYS_SETRESGID, gid, gid, gid)
+	c.known, c.meaning = unix.EINVAL, unmapped
+	c = p.add(fmt.Sprintf("become user %d", uid), unix.SYS_SETRESUID, uid, uid, uid)
+	c.known, c.meaning = unix.EINVAL, unmapped
 }
 
-// setCaps gives the child the capabilities of mask that this thread has, and no other; none is inheritable or ambient.
-func (p *program) setCaps(mask uint64) error {
+// setCaps gives the child the capabilities of mask that this thread has, and no other. When ambient is not set none is
+// inheritable or ambient: exec gives them to root only.
+func (p *program) setCaps(mask uint64, ambient bool) error {
 	hdr := &unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var have [2]unix.CapUserData
 	if err := unix.Capget(hdr, &have[0]); err != nil {
@@ -216,53 +233,74 @@ func (p *program) setCaps(mask uint64) error {
 	for i := range set {
 		set[i].Permitted = have[i].Permitted & uint32(mask>>(32*i))
 		set[i].Effective = set[i].Permitted
+		if ambient {
+			set[i].Inheritable = set[i].Permitted
+		}
 	}
 	hdr.Pid = 0
 	p.add("set capabilities", unix.SYS_CAPSET, address(p, hdr), address(p, set)) // an ambient one needs an inheritable one
+	for n := range capCount() {
+		if set[n/32].Inheritable&(1<<(n%32)) != 0 {
+			p.add("keep capabilities", unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, uintptr(n), 0, 0)
+		}
+	}
 	return nil
 }
 
-// exec finds and executes the command of s.
+// exec finds the command of s, and executes it by way of the trampoline.
 func (p *program) exec(s *Spec, listener int) error {
 	file, err := trampoline()
 	if err != nil {
 		return err
 	}
 	argv := p.texts(append([]string{""}, s.Args...))
-	p.find(s, argv)
+	p.find(s, &argv[0])
+	if err := p.beforeExec(s, listener); err != nil {
+		return err
+	}
+	p.execute("", file, argv, s.Env)
+	return nil
+}
+
+// beforeExec appends what comes last.
+func (p *program) beforeExec(s *Spec, listener int) error {
 	p.resetSignals()
 	p.dieWithParent()
 	// The parent may be gone already. In a namespace of its own the child has no parent to ask for, but
 	// nobody else reads the report.
 	report := &unix.PollFd{Fd: reportFD}
 	p.add("die with the parent", unix.SYS_PPOLL, address(p, report), 1, address(p, new(unix.Timespec)), 0).zero = true
-	// Last of all, since the filter is for the command: it may forbid what was needed before.
-	filter, err := s.filter()
-	if err != nil {
-		return err
+	if s.NewPrivileges {
+		return nil // it is confined
 	}
-	p.confine(filter, s.OneUID, listener)
-	p.add("", unix.SYS_EXECVEAT, uintptr(file), p.text(""), uintptr(unsafe.Pointer(argv)), uintptr(unsafe.Pointer(p.texts(s.Env))), unix.AT_EMPTY_PATH)
-	return nil
+	// Last of all, since the filter is for the command: it may forbid what was needed before.
+	return p.confine(s, listener)
 }
 
-// confine puts the child under the filter. With listen, it sends to a socket the descriptor where this process gets the calls
-// that it answers.
-func (p *program) confine(f seccomp.Filter, listen bool, socket int) {
-	if len(f) == 0 {
-		return
+// execute executes a file that is open.
+func (p *program) execute(what string, file int, argv []uintptr, env []string) *call {
+	return p.add(what, unix.SYS_EXECVEAT, uintptr(file), p.text(""), address(p, &argv[0]), address(p, &p.texts(env)[0]), unix.AT_EMPTY_PATH)
+}
+
+// confine puts the child under the filter of s. With Spec.OneUID, it sends to the socket listener the descriptor where this
+// process gets the calls that it answers.
+func (p *program) confine(s *Spec, listener int) error {
+	f, err := s.filter()
+	if err != nil || len(f) == 0 {
+		return err
 	}
 	prog := &unix.SockFprog{Len: uint16(len(f)), Filter: &f[0]}
-	install := p.add("filter system calls", unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, seccomp.Flags(listen), address(p, prog))
-	if !listen {
-		return
+	install := p.add("filter system calls", unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, seccomp.Flags(s.OneUID), address(p, prog))
+	if !s.OneUID {
+		return nil
 	}
 	rights := unix.UnixRights(-1)
 	install.to = (*int32)(unsafe.Pointer(&rights[unix.CmsgLen(0)]))
 	data := new(byte)
 	msg := &unix.Msghdr{Iov: &unix.Iovec{Base: data, Len: 1}, Iovlen: 1, Control: &rights[0]}
 	msg.SetControllen(len(rights))
-	p.add("hand over the listener", unix.SYS_SENDMSG, uintptr(socket), address(p, msg), 0)
+	p.add("hand over the listener", unix.SYS_SENDMSG, uintptr(listener), address(p, msg), 0)
+	return nil
 }
 
 // resetSignals undoes what exec would hand on: signals that this process ignores.

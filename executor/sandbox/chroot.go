@@ -10,10 +10,10 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -31,15 +31,21 @@ const (
 	listenerFD     = 6               // only with Spec.OneUID
 )
 
-// Main supervises a chroot and never returns, if this process is one that Start made for that;
-// otherwise it does nothing. It belongs first in func main of every program that uses this package.
+// Main supervises a chroot, or is the init of a sandbox, and never returns, if this process is one that Start made for
+// that; otherwise it does nothing. It belongs first in func main of every program that uses this package.
 func Main() {
-	if len(os.Args) != 1 || os.Args[0] != supervisorName {
-		return
+	switch {
+	case len(os.Args) == 1 && os.Args[0] == supervisorName:
+		giveUp(errorFD, supervise())
+	case len(os.Args) > 3 && os.Args[0] == initName:
+		mainInit(os.Args[1], os.Args[2], os.Args[3:])
 	}
-	err := supervise()
+}
+
+// giveUp ends this process, and reports why.
+func giveUp(report int, err error) {
 	b, _ := json.Marshal(newReport(err)) // strings and a number
-	unix.Write(errorFD, b)
+	unix.Write(report, b)
 	os.Exit(1)
 }
 
@@ -58,6 +64,7 @@ func startSupervisor(s Spec, h handover) (supervisor *os.Process, lifeline *os.F
 	defer end.Close()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args, cmd.Env = []string{supervisorName}, []string{} // nil would be ours
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}     // the keys of the caller's terminal are for the builder
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = h.streams[0], h.streams[1], h.streams[2]
 	cmd.ExtraFiles = []*os.File{file, h.report, end}
 	if s.OneUID {
@@ -137,7 +144,7 @@ func supervise() error {
 	}
 	started := make(chan result)
 	onThread(func() {
-		process, err := spawn(s, h, nil)
+		process, err := spawn(s, &h, nil)
 		started <- result{process, err}
 		select {} // the process would be killed with its thread
 	})
@@ -145,13 +152,11 @@ func supervise() error {
 	if step.err != nil {
 		return step.err
 	}
-	_, err = unix.IoctlGetTermios(0, unix.TCGETS)
-	terminal := s.Terminal && err == nil
 	// Whoever reads from our end of a stream, or waits for the report, must not wait for us.
 	closeAll(append(h.groups, h.report, h.listener, os.Stdin, os.Stdout, os.Stderr))
 	go func() {
 		for sig := range signals {
-			if forwarded(sig, terminal) {
+			if sig != syscall.SIGCHLD && sig != syscall.SIGURG { // the second is the Go runtime's own
 				step.process.Signal(sig)
 			}
 		}
@@ -194,26 +199,24 @@ func waitFor(pid int) syscall.WaitStatus {
 // killAll kills every descendant of this process until there is none.
 func killAll() {
 	for {
-		for _, pid := range descendants(os.Getpid()) {
+		children, all := descendants(os.Getpid())
+		for _, pid := range all {
 			unix.Kill(pid, unix.SIGKILL)
 		}
-		for {
-			pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil)
-			if err == unix.ECHILD {
-				return
-			}
-			if pid == 0 {
-				break
-			}
+		// They are dying, so there is an end to wait for. Their own children become ours then.
+		for _, pid := range children {
+			unix.Wait4(pid, nil, 0, nil)
 		}
-		time.Sleep(time.Millisecond) // for those that are dying
+		if _, err := unix.Wait4(-1, nil, unix.WNOHANG, nil); err == unix.ECHILD {
+			return
+		}
 	}
 }
 
-// descendants returns the processes below pid.
-func descendants(pid int) []int {
+// descendants returns the children of pid, and all processes below it. One that loses its parent meanwhile may be missing.
+func descendants(pid int) (children, all []int) {
 	files, _ := filepath.Glob("/proc/[0-9]*/stat")
-	children := map[int][]int{}
+	below := map[int][]int{}
 	for _, file := range files {
 		b, err := os.ReadFile(file)
 		if err != nil {
@@ -225,14 +228,14 @@ func descendants(pid int) []int {
 		var parent int
 		if _, err := fmt.Sscan(rest, &state, &parent); err == nil {
 			child, _ := strconv.Atoi(filepath.Base(filepath.Dir(file)))
-			children[parent] = append(children[parent], child)
+			below[parent] = append(below[parent], child)
 		}
 	}
-	list := children[pid]
-	for i := 0; i < len(list); i++ {
-		list = append(list, children[list[i]]...)
+	all = below[pid]
+	for i := 0; i < len(all); i++ {
+		all = append(all, below[all[i]]...)
 	}
-	return list
+	return below[pid], all
 }
 
 // endAs ends this process as ws says another ended.
@@ -244,8 +247,9 @@ func endAs(ws syscall.WaitStatus) {
 	unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}) // it would be ours
 	var byDefault [4]uint64                          // a sigaction of zeros
 	unix.RawSyscall6(unix.SYS_RT_SIGACTION, n, uintptr(unsafe.Pointer(&byDefault)), 0, 8, 0, 0)
-	unix.Kill(os.Getpid(), ws.Signal())
-	time.Sleep(100 * time.Millisecond)
+	runtime.LockOSThread()
+	unix.PthreadSigmask(unix.SIG_SETMASK, new(unix.Sigset_t), nil)
+	unix.Tgkill(os.Getpid(), unix.Gettid(), ws.Signal()) // to this thread, so that it does not come back from here
 	unix.Exit(128 + int(n))
 }
 

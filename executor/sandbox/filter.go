@@ -44,8 +44,8 @@ func (s *Spec) filter() (seccomp.Filter, error) {
 	return f, err
 }
 
-// emulate begins to answer calls of the process with Spec.OneUID, which has executed its command. One that
-// has ended already makes none; why it has is for wait to tell.
+// emulate begins to answer calls of the process with Spec.OneUID. One that has ended already makes none; why it has is for
+// the report or for wait to tell.
 func (p *Process) emulate(ctx context.Context, spec *Spec) error {
 	if !spec.OneUID {
 		return nil

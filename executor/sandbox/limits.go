@@ -63,6 +63,9 @@ func rlimitValue(text string) (uint64, error) {
 	return strconv.ParseUint(text, 10, 63)
 }
 
+// what says what it is to set the limit.
+func (r *Rlimit) what() string { return fmt.Sprintf("limit %s to %d:%d", r.Name, r.Soft, r.Hard) }
+
 // inGroup reports whether a limit takes a control group.
 func (l *Limits) inGroup() bool {
 	return l.Memory > 0 || l.CPUQuota > 0 || l.CPUSet != "" || l.PIDs > 0

@@ -162,7 +162,7 @@ func newSpec(t testing.TB, args ...string) sandbox.Spec {
 		}
 	}
 	copyFile(t, "/bin/busybox", lower+"/bin/busybox")
-	applets(t, spec, "sh readlink cat ls id true sleep hostname env pwd mount touch rm mkdir echo ip kill stat ln")
+	applets(t, spec, "sh readlink cat ls id true sleep grep tr hostname env pwd mount touch rm mkdir echo ip kill stat ln")
 	write(t, lower+"/etc/passwd", "root:x:0:0:root:/:/bin/sh\n")
 	write(t, lower+"/etc/old", "old\n")
 	return spec

@@ -198,9 +198,16 @@ func (m *Mount) open(stage string) (mnt int, err error) {
 const noPrograms = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
 
 func (m *Mount) tmpfs(attrs int) (int, error) {
-	options := []string{"mode=1777"}
+	mode := m.Mode
+	if mode == 0 {
+		mode = 0o1777
+	}
+	options := []string{fmt.Sprintf("mode=%o", mode)}
 	if m.Size > 0 {
 		options = append(options, fmt.Sprintf("size=%d", m.Size))
+	}
+	if m.NoExec {
+		attrs |= unix.MOUNT_ATTR_NOEXEC
 	}
 	return newFS("tmpfs", attrs|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, options...)
 }
@@ -302,17 +309,7 @@ func (t tree) cover(name string, mnt int) error {
 	return attach(mnt, place)
 }
 
-// pivot makes the tree the root and lets go of the old one.
-func (t tree) pivot() error {
-	if err := unix.Fchdir(int(t)); err != nil {
-		return fmt.Errorf("change to the root: %w", err)
-	}
-	// With "." for both, the old root ends up on top of the new one, in no folder of the image.
-	if err := unix.PivotRoot(".", "."); err != nil {
-		return fmt.Errorf("pivot_root: %w", err)
-	}
-	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
-		return fmt.Errorf("detach the old root: %w", err)
-	}
-	return nil
+// protectRoot makes the root read-only, but not what is mounted in it.
+func (t tree) protectRoot() error {
+	return unix.MountSetattr(int(t), "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
 }

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -36,6 +37,7 @@ func TestNetworkDefault(t *testing.T) {
 		"dns":              testDNS,
 		"ping":             testPing,
 		"host's own":       testHostIsOutOfReach,
+		"host gateway":     testHostGateway,
 		"abstract sockets": testAbstractSockets,
 		"parallel ports":   testPorts,
 		"reuse":            testReuse,
@@ -132,7 +134,7 @@ func testPing(t *testing.T) {
 
 func testHostIsOutOfReach(t *testing.T) {
 	port := listen(t, "tcp", ":0", echo) // on all addresses
-	for _, host := range []string{"127.0.0.1", "127.1.2.3", "[::1]", "0.0.0.0", "192.0.0.1", "[fd62:7569:6c64::1]", metadataIP4, "[::ffff:127.0.0.1]", "[::127.0.0.1]"} {
+	for _, host := range []string{"127.0.0.1", "127.1.2.3", "[::1]", "0.0.0.0", "[fd62:7569:6c64::1]", metadataIP4, "[::ffff:127.0.0.1]", "[::127.0.0.1]"} {
 		out, stderr, status, err := try(client(t, "tcp", host+":"+port, "hello"))
 		if err != nil || status.Code != 1 {
 			t.Errorf("%s: got %+v, %v, %s%s", host, status, err, out, stderr)
@@ -140,6 +142,18 @@ func testHostIsOutOfReach(t *testing.T) {
 	}
 	// As from a bridge of Docker's.
 	expect(t, client(t, "tcp", hostIP4+":"+port, "hello"), "hello\n")
+}
+
+// testHostGateway talks to the gateway, which is this host by its own address.
+func testHostGateway(t *testing.T) {
+	const gateway = "192.0.0.1:"
+	expect(t, client(t, "tcp", gateway+listen(t, "tcp", hostIP4+":0", echo), "hello"), "hello\n")
+	server := echoUDP(t, hostIP4+":0", func(b []byte) []byte { return b })
+	expect(t, client(t, "udp", gateway+strconv.Itoa(int(server.Port())), "hello"), "hello\n")
+	loopback := listen(t, "tcp", "127.0.0.1:0", echo)
+	if out, stderr, status, err := try(client(t, "tcp", gateway+loopback, "hello")); err != nil || status.Code != 1 {
+		t.Errorf("the loopback: got %+v, %v, %s%s", status, err, out, stderr)
+	}
 }
 
 func testAbstractSockets(t *testing.T) {

@@ -30,8 +30,10 @@ type call struct {
 	again syscall.Errno
 	// zero demands that the result is 0.
 	zero bool
-	// what says, for an error, what the call does, and invalid what EINVAL means, if that is known.
-	what, invalid string
+	what string // what the call does, for an error; "" executes the command
+	// known is an error with a meaning that its text does not tell.
+	known   syscall.Errno
+	meaning string
 
 	search *search // in place of a call
 }
@@ -52,12 +54,12 @@ func (p *program) text(s string) uintptr {
 }
 
 // texts returns a list of strings as execve takes it.
-func (p *program) texts(list []string) *uintptr {
+func (p *program) texts(list []string) []uintptr {
 	addresses := make([]uintptr, len(list)+1)
 	for i, s := range list {
 		addresses[i] = p.text(s)
 	}
-	return &addresses[0]
+	return addresses
 }
 
 // address returns the address of v, which it keeps from the garbage collector.
@@ -100,11 +102,11 @@ type failure struct {
 func (p *program) err(f failure, s *Spec) error {
 	name := s.Args[0]
 	switch c := p.calls[f.call]; {
-	case f.errno == unix.EINVAL && c.invalid != "":
-		return fmt.Errorf("%s: %s: %w", c.what, c.invalid, f.errno)
-	case c.search == nil && f.call < len(p.calls)-1:
+	case c.meaning != "" && f.errno == c.known:
+		return fmt.Errorf("%s: %s: %w", c.what, c.meaning, f.errno)
+	case c.what != "":
 		return fmt.Errorf("%s: %w", c.what, f.errno)
-	case c.search == nil: // the last one executes the command
+	case c.search == nil:
 		return &ExecError{Name: name, Err: f.errno}
 	case strings.Contains(name, "/"):
 		return &ExecError{Name: name, Err: &fs.PathError{Op: "stat", Path: name, Err: f.errno}}

@@ -13,6 +13,7 @@ import (
 // A handover is what a child gets beside its Spec.
 type handover struct {
 	streams  [3]*os.File
+	terminal *terminal  // of which the streams are one end, with Spec.Terminal
 	report   *os.File   // takes the number of the error when the last exec fails
 	groups   []*os.File // to enter the control groups
 	listener *os.File   // takes the listener of the filter, with Spec.OneUID
@@ -20,7 +21,24 @@ type handover struct {
 
 // spawn starts the process of s from this thread, which is of no use for anything else afterwards. A nil error promises that
 // everything is set up and the trampoline executed.
-func spawn(s *Spec, h handover, n *network) (*os.Process, error) {
+func spawn(s *Spec, h *handover, n *network) (*os.Process, error) {
+	var st *stage
+	var flags uintptr
+	if !s.Chroot {
+		var err error
+		if st, err = s.set(n); err != nil {
+			return nil, err
+		}
+		defer st.close()
+		flags = unix.CLONE_NEWPID
+		if s.Terminal != nil {
+			t, err := st.root.openTerminal(s)
+			if err != nil {
+				return nil, err
+			}
+			h.attach(t)
+		}
+	}
 	fds, err := h.numbers()
 	defer func() { fds.close() }()
 	if err != nil {
@@ -38,15 +56,6 @@ func spawn(s *Spec, h handover, n *network) (*os.Process, error) {
 				return nil, err
 			}
 		}
-	}
-	var st *stage
-	var flags uintptr
-	if !s.Chroot {
-		if st, err = s.set(n); err != nil {
-			return nil, err
-		}
-		defer st.close()
-		flags = unix.CLONE_NEWPID
 	}
 	p, err := s.program(st, fds)
 	if err != nil {
@@ -78,6 +87,11 @@ func spawn(s *Spec, h handover, n *network) (*os.Process, error) {
 		return nil, err
 	}
 	return process, nil
+}
+
+// attach makes t the terminal of the child.
+func (h *handover) attach(t *terminal) {
+	h.terminal, h.streams = t, [3]*os.File{t.slave, t.slave, t.slave}
 }
 
 // numbers returns the descriptors of h.

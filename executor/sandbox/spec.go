@@ -33,6 +33,11 @@ type Spec struct {
 	Hostname string   `json:"hostname"` // of the UTS namespace
 	Network  Network  `json:"network"`
 
+	// NewPrivileges lets set-user-ID programs and file capabilities have their effect, within Caps. It takes a
+	// kernel that knows users: neither OneUID nor Chroot.
+	NewPrivileges bool `json:"newPrivileges,omitempty"`
+	// Privileged gives Caps to a user other than root as well, and keeps nothing of /proc and /sys back.
+	Privileged bool `json:"privileged,omitempty"`
 	// Seccomp is the profile of system calls, Docker's when empty; it allows more to those with more Caps.
 	Seccomp seccomp.Profile `json:"seccomp,omitempty"`
 	// NoSync answers fsync and its kin at once, for a process whose Upper is worth nothing
@@ -46,10 +51,13 @@ type Spec struct {
 	// their paths without leading slash.
 	Links map[string]owners.Mark `json:"links,omitempty"`
 
-	// Terminal keeps the caller's session, for a process that a person talks to. Without it
-	// the process leads a session of its own: it cannot open the caller's terminal through
+	// Terminal gives the process a terminal of its own, of that size, which carries Stdio.In and Stdio.Out. With it or
+	// without, the process leads a session of its own: it cannot open the caller's terminal through
 	// /dev/tty, and a Ctrl-C there is the caller's to handle.
-	Terminal bool `json:"terminal,omitempty"`
+	Terminal *Window `json:"terminal,omitempty"`
+	// Init makes pid 1 a process that starts the command, passes signals on to it and reaps its orphans. In a chroot
+	// there is one that does so in any case.
+	Init bool `json:"init,omitempty"`
 
 	// Limits bound what the process and its children use. Those that cannot be enforced are an error; see Enforce.
 	Limits Limits `json:"limits"`
@@ -62,6 +70,8 @@ type Spec struct {
 
 	// Mounts are made in order, after the root, /proc, /dev and /sys.
 	Mounts []Mount `json:"mounts"`
+	// ReadOnly makes the root read-only, once the places of Mounts are made. Mounts have a ReadOnly of their own.
+	ReadOnly bool `json:"readOnly,omitempty"`
 }
 
 // A Root becomes the root file system: an overlay, or one folder as it is.
@@ -92,11 +102,13 @@ type Mount struct {
 	// out of what is mounted are an error.
 	Path string `json:"path,omitempty"`
 
-	Size int64 `json:"size,omitempty"` // the most bytes in a MountTmpfs; 0 leaves it to the kernel
+	Size   int64 `json:"size,omitempty"`   // the most bytes in a MountTmpfs; 0 leaves it to the kernel
+	NoExec bool  `json:"noExec,omitempty"` // no program is started from a MountTmpfs
 
+	// Mode is that of a MountFile, or of a MountTmpfs, where 0 is 1777.
+	Mode uint32 `json:"mode,omitempty"`
 	// A MountFile is made of these.
 	Content Secret `json:"content,omitempty"`
-	Mode    uint32 `json:"mode,omitempty"`
 	UID     int    `json:"uid,omitempty"`
 	GID     int    `json:"gid,omitempty"`
 }
@@ -174,6 +186,10 @@ func (s *Spec) check() error {
 		return fmt.Errorf("network %q needs a network namespace, and this sandbox is a chroot", s.Network)
 	case s.Chroot && len(s.Mounts) > 0:
 		return fmt.Errorf("a mount on %s cannot be made in a chroot", s.Mounts[0].Target)
+	case s.Chroot && s.ReadOnly:
+		return errors.New("a root cannot be read-only in a chroot")
+	case s.NewPrivileges && (s.Chroot || s.OneUID):
+		return errors.New("set-user-ID programs have no effect in this sandbox")
 	case len(s.Root.Lower) == 0 && s.Root.Flat == "":
 		return errors.New("the root has no lower tree")
 	case len(s.Args) == 0 || s.Args[0] == "":

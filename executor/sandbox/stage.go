@@ -97,7 +97,7 @@ func (s *Spec) buildRoot() (*stage, error) {
 
 // furnish mounts everything below the root, and makes the working directory.
 func (s *Spec) furnish(st *stage, mounts []int) error {
-	if err := st.mountSystem(s.ShmSize); err != nil {
+	if err := st.mountSystem(s); err != nil {
 		return err
 	}
 	for i, m := range s.Mounts {
@@ -105,14 +105,19 @@ func (s *Spec) furnish(st *stage, mounts []int) error {
 			return fmt.Errorf("mount on %s: %w", m.Target, err)
 		}
 	}
-	if strings.HasPrefix(s.Cwd+"/", "/proc/") {
-		return nil // nothing can be made there
+	if !strings.HasPrefix(s.Cwd+"/", "/proc/") { // nothing can be made there
+		cwd, err := st.root.place(s.Cwd, folder)
+		if err != nil {
+			return fmt.Errorf("working directory %s: %w", s.Cwd, err)
+		}
+		unix.Close(cwd)
 	}
-	cwd, err := st.root.place(s.Cwd, folder)
-	if err != nil {
-		return fmt.Errorf("working directory %s: %w", s.Cwd, err)
+	if s.ReadOnly {
+		if err := st.root.protectRoot(); err != nil {
+			return fmt.Errorf("make the root read-only: %w", err)
+		}
 	}
-	return unix.Close(cwd)
+	return nil
 }
 
 // close lets go of the descriptors.

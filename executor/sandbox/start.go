@@ -74,6 +74,8 @@ type Process struct {
 	users    *oneuid.Supervisor
 	listener [2]*os.File
 
+	terminal *terminal // nil without Spec.Terminal
+
 	status Status
 	err    error
 }
@@ -143,9 +145,15 @@ func (p *Process) run(ctx context.Context, spec Spec, stdio Stdio, started chan<
 	if err := p.ready(ctx, &spec, report); err != nil {
 		p.kill()
 		p.process.Wait()
+		if p.users != nil {
+			p.users.Wait()
+		}
 		p.tidy()
 		started <- named(err)
 		return
+	}
+	if p.terminal != nil {
+		p.terminal.carry(stdio.In, stdio.Out)
 	}
 	started <- nil
 	p.status, p.err = p.wait(ctx)
@@ -170,19 +178,30 @@ func named(err error) error {
 // ready waits until the child has executed its command, or returns why it has not.
 func (p *Process) ready(ctx context.Context, spec *Spec, report *os.File) error {
 	defer report.Close()
-	if err := readReport(report, spec); err != nil {
+	// It comes before the report, since an init needs answers before it can execute the command.
+	if err := p.emulate(ctx, spec); err != nil {
 		return err
 	}
-	return p.emulate(ctx, spec)
+	return readReport(report, spec)
 }
 
 // launch starts the child, and returns where it reports that its last exec has failed.
 func (p *Process) launch(spec Spec, stdio Stdio) (report *os.File, err error) {
 	defer p.streams.release()
-	if err := p.streams.open(stdio); err != nil {
-		return nil, err
+	var h handover
+	if spec.Terminal == nil {
+		if err := p.streams.open(stdio); err != nil {
+			return nil, err
+		}
+		h.streams = p.streams.files
+	} else if spec.Chroot {
+		t, err := spec.hostTerminal()
+		if err != nil {
+			return nil, err
+		}
+		h.attach(t)
 	}
-	h := handover{streams: p.streams.files}
+	defer func() { p.terminal = h.terminal }()
 	h.groups, err = p.groupFor(spec.Limits)
 	defer closeAll(h.groups)
 	if err != nil {
@@ -201,7 +220,7 @@ func (p *Process) launch(spec Spec, stdio Stdio) (report *os.File, err error) {
 	if spec.Chroot {
 		p.process, p.lifeline, err = startSupervisor(spec, h)
 	} else {
-		p.process, err = spawn(&spec, h, p.network)
+		p.process, err = spawn(&spec, &h, p.network)
 	}
 	if err != nil {
 		report.Close()
@@ -215,6 +234,9 @@ func (p *Process) tidy() {
 	p.streams.wait() // for a process that was never started, or not waited for
 	p.runner.release(p.network)
 	closeAll(p.listener[:])
+	if p.terminal != nil {
+		p.terminal.close()
+	}
 	if p.lifeline != nil {
 		p.lifeline.Close()
 	}

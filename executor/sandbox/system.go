@@ -18,24 +18,24 @@ var (
 	hiddenSys    = []string{"devices/virtual/powercap", "firmware"}
 )
 
-// mountSystem mounts /proc, /sys and /dev, which every Linux program expects. shm is the size of /dev/shm.
-func (st *stage) mountSystem(shm int64) error {
-	if err := st.root.mountNew("/sys", sysFS); err != nil {
+// mountSystem mounts /proc, /sys and /dev, which every Linux program expects.
+func (st *stage) mountSystem(s *Spec) error {
+	if err := st.root.mountNew("/sys", func() (int, error) { return sysFS(s.Privileged) }); err != nil {
 		return err
 	}
-	for _, name := range hiddenSys {
-		if err := st.root.hide("/sys/" + name); err != nil {
+	if !s.Privileged {
+		if err := st.root.hideAll("/sys/", hiddenSys); err != nil {
 			return err
 		}
 	}
 	if err := st.root.mountNew("/dev", devFS); err != nil {
 		return err
 	}
-	if err := st.root.fillDev(shm); err != nil {
+	if err := st.root.fillDev(s.ShmSize); err != nil {
 		return err
 	}
 	if !newProc() {
-		return st.root.keepProc()
+		return st.root.keepProc(s.Privileged)
 	}
 	return st.prepareProc()
 }
@@ -94,9 +94,9 @@ func procKind(name string) (kind, bool) {
 }
 
 // keepProc mounts the /proc that we have ourselves. It names processes by other pids, and shows no more than we can see.
-func (t tree) keepProc() error {
+func (t tree) keepProc(privileged bool) error {
 	err := t.mountNew("/proc", func() (int, error) { return copyMounts(unix.AT_FDCWD, "/proc", quiet) })
-	if err != nil {
+	if err != nil || privileged {
 		return err
 	}
 	for _, name := range readOnlyProc {
@@ -104,20 +104,19 @@ func (t tree) keepProc() error {
 			return err
 		}
 	}
-	for _, name := range hiddenProc {
-		if err := t.hide("/proc/" + name); err != nil {
-			return err
-		}
-	}
-	return nil
+	return t.hideAll("/proc/", hiddenProc)
 }
 
 // sysFS makes a sysfs for our network namespace.
-func sysFS() (mnt int, err error) {
-	mnt, err = newFS("sysfs", quiet|unix.MOUNT_ATTR_RDONLY)
+func sysFS(writable bool) (mnt int, err error) {
+	attrs := quiet | unix.MOUNT_ATTR_RDONLY
+	if writable {
+		attrs = quiet
+	}
+	mnt, err = newFS("sysfs", attrs)
 	if errors.Is(err, unix.EPERM) {
 		// The network namespace belongs to somebody else, or parts of the host's sysfs are masked.
-		return copyMounts(unix.AT_FDCWD, "/sys", quiet|unix.MOUNT_ATTR_RDONLY)
+		return copyMounts(unix.AT_FDCWD, "/sys", uint64(attrs))
 	}
 	return mnt, err
 }
@@ -127,6 +126,16 @@ func (t tree) protect(name string) error {
 	return t.change("make read-only", name, func(place int) (int, error) {
 		return copyMounts(place, "", unix.MOUNT_ATTR_RDONLY)
 	})
+}
+
+// hideAll hides names below dir.
+func (t tree) hideAll(dir string, names []string) error {
+	for _, name := range names {
+		if err := t.hide(dir + name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // hide covers name, if it exists, with something empty of its kind.

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"sync"
@@ -31,19 +32,24 @@ var trampolineCode *[256]byte
 
 // trampoline returns a descriptor of the program, to execute. Nobody can change it.
 var trampoline = sync.OnceValues(func() (int, error) {
-	fd, err := sealedFile(trampolineFile())
-	if errors.Is(err, unix.EACCES) { // vm.memfd_noexec is 2
-		fd, err = readOnlyFile(trampolineFile())
+	return programFile(bytes.NewReader(trampolineBytes()))
+})
+
+// programFile returns a descriptor above reportFD of a file with that content, to execute. Nobody can change it.
+func programFile(content io.Reader) (int, error) {
+	fd, err := sealedFile(content)
+	if errors.Is(err, unix.EACCES) { // vm.memfd_noexec is 2, and nothing is read yet
+		fd, err = readOnlyFile(content)
 	}
 	if err != nil {
 		return -1, fmt.Errorf("a file to execute: %w", err)
 	}
 	defer unix.Close(fd)
 	return unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, reportFD+1)
-})
+}
 
 // sealedFile returns a descriptor of an executable file in memory.
-func sealedFile(content []byte) (int, error) {
+func sealedFile(content io.Reader) (int, error) {
 	fd, err := unix.MemfdCreate("exec", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
 	if err == unix.EINVAL { // MFD_EXEC is new in Linux 6.3
 		fd, err = unix.MemfdCreate("exec", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
@@ -53,7 +59,7 @@ func sealedFile(content []byte) (int, error) {
 	}
 	f := os.NewFile(uintptr(fd), "exec")
 	defer f.Close()
-	if _, err := f.Write(content); err != nil {
+	if _, err := io.Copy(f, content); err != nil {
 		return -1, err
 	}
 	const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
@@ -65,22 +71,22 @@ func sealedFile(content []byte) (int, error) {
 }
 
 // readOnlyFile returns a descriptor of an executable file that is reached through a read-only mount alone.
-func readOnlyFile(content []byte) (int, error) {
+func readOnlyFile(content io.Reader) (int, error) {
 	f, err := os.CreateTemp("", "exec")
 	if err != nil {
 		return -1, err
 	}
 	defer os.Remove(f.Name())
-	_, err = f.Write(content)
+	_, err = io.Copy(f, content)
 	if err = errors.Join(err, f.Chmod(0o555), f.Close()); err != nil {
 		return -1, err
 	}
 	return copyMounts(unix.AT_FDCWD, f.Name(), unix.MOUNT_ATTR_RDONLY)
 }
 
-// trampolineFile returns the program as an ELF file: headers, of which the second segment's asks for a stack without code, and
+// trampolineBytes returns the program as an ELF file: headers, of which the second segment's asks for a stack without code, and
 // the code.
-func trampolineFile() []byte {
+func trampolineBytes() []byte {
 	const base = 0x400000
 	machine := elf.EM_X86_64
 	if runtime.GOARCH == "arm64" {

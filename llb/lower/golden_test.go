@@ -172,6 +172,7 @@ func caseOptions(t *testing.T, text string) Options {
 			opt.Network = llb.Network(value)
 		case "allow":
 			opt.AllowHostNetwork = value == "network.host"
+			opt.AllowInsecure = value == "security.insecure"
 		case "hostname":
 			opt.Hostname = value
 		case "host":

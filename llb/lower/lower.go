@@ -67,8 +67,10 @@ type Options struct {
 	Hosts    []llb.Host
 	Network  llb.Network
 	Hostname string
-	// AllowHostNetwork lets a RUN ask for the network of the host.
-	AllowHostNetwork bool
+	// Security is what every RUN may do.
+	Security llb.Security
+	// AllowHostNetwork lets a RUN ask for the network of the host, AllowInsecure for --security=insecure.
+	AllowHostNetwork, AllowInsecure bool
 	// NoCache runs every step anew, NoCacheFilter those of the stages it names.
 	NoCache       bool
 	NoCacheFilter []string

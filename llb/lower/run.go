@@ -30,6 +30,9 @@ func (s *stage) applyRun(c *instructions.RunCommand) error {
 	if op.Network, err = s.network(c); err != nil {
 		return err
 	}
+	if op.Security, err = s.security(c); err != nil {
+		return err
+	}
 	inputs, err := s.mounts(c, op)
 	if err != nil {
 		return err
@@ -60,13 +63,31 @@ func (s *stage) network(c *instructions.RunCommand) (llb.Network, error) {
 		if s.opt.AllowHostNetwork {
 			return llb.NetworkHost, nil
 		}
-		err := s.file.At(c.Location(), errors.New("network.host is not allowed"))
-		if positioned := (*parser.Error)(nil); errors.As(err, &positioned) {
-			positioned.Hint = "build with --allow network.host if the Dockerfile may use the services of this host"
-		}
-		return "", err
+		return "", s.notAllowed(c, "network.host", "use the services of this host")
 	}
 	return s.opt.Network, nil
+}
+
+// security returns what a process may do: as all of this build, unless the instruction asks for more.
+func (s *stage) security(c *instructions.RunCommand) (llb.Security, error) {
+	security := s.opt.Security
+	if instructions.GetSecurity(c) != instructions.SecurityInsecure {
+		return security, nil
+	}
+	if !s.opt.AllowInsecure {
+		return security, s.notAllowed(c, "security.insecure", "do what the sandbox is there to prevent")
+	}
+	security.Insecure = true
+	return security, nil
+}
+
+// notAllowed is the error of a process that asks for a right which the build was not given.
+func (s *stage) notAllowed(c *instructions.RunCommand, right, use string) error {
+	err := s.file.At(c.Location(), fmt.Errorf("%s is not allowed", right))
+	if positioned := (*parser.Error)(nil); errors.As(err, &positioned) {
+		positioned.Hint = fmt.Sprintf("build with --allow %s if the Dockerfile may %s", right, use)
+	}
+	return err
 }
 
 // withArgs puts the declared arguments before a command as history shows them, "|2 A=1 B=2 make": each

@@ -1,6 +1,9 @@
 package uplink
 
-import "net/netip"
+import (
+	"net"
+	"net/netip"
+)
 
 // refused holds what no flow may reach, although this process could.
 var refused = []netip.Prefix{
@@ -30,6 +33,33 @@ func mayReach(a netip.Addr) bool {
 		}
 	}
 	return true
+}
+
+// outward returns where a flow to an address goes, and whether it may. One to the gateway goes to this host, by an
+// address of its own: what listens on the loopback alone is out of reach by that name too.
+func outward(to netip.AddrPort) (netip.AddrPort, bool) {
+	if to.Addr() != Gateway4 {
+		return to, mayReach(to.Addr())
+	}
+	host, ok := hostAddress()
+	return netip.AddrPortFrom(host, to.Port()), ok
+}
+
+// hostAddress returns the address that others know this host by: that of the way out, or else any.
+func hostAddress() (netip.Addr, bool) {
+	if c, err := net.Dial("udp4", "192.0.2.1:9"); err == nil { // which sends nothing
+		defer c.Close()
+		if a := c.LocalAddr().(*net.UDPAddr).AddrPort().Addr(); mayReach(a) {
+			return a, true
+		}
+	}
+	all, _ := net.InterfaceAddrs()
+	for _, a := range all {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() && mayReach(p.Addr()) {
+			return p.Addr(), true
+		}
+	}
+	return netip.Addr{}, false
 }
 
 func isResolver(to netip.AddrPort) bool {

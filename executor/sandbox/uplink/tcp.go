@@ -40,11 +40,11 @@ func (g *Gateway) forwardTCP(r *tcp.ForwarderRequest) {
 var errRefused = errors.New("refused")
 
 func (g *Gateway) dialTCP(to netip.AddrPort) (*net.TCPConn, error) {
-	targets := []netip.AddrPort{to}
+	var targets []netip.AddrPort
 	if isResolver(to) {
 		targets = g.resolvers
-	} else if !mayReach(to.Addr()) {
-		return nil, errRefused
+	} else if t, ok := outward(to); ok {
+		targets = []netip.AddrPort{t}
 	}
 	err := errRefused
 	for _, t := range targets {

@@ -17,8 +17,11 @@ const idle = time.Minute
 // forwardUDP starts a flow. When it returns false, the stack says that the port is unreachable.
 func (g *Gateway) forwardUDP(r *udp.ForwarderRequest) bool {
 	to := destination(r.ID())
-	query := isResolver(to)
-	if !query && !mayReach(to.Addr()) || !g.begin() {
+	query, ok := isResolver(to), true
+	if !query {
+		to, ok = outward(to)
+	}
+	if !ok || !g.begin() {
 		return false
 	}
 	var outside net.Conn
