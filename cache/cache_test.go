@@ -60,16 +60,25 @@ func FuzzEntry(f *testing.F) {
 	})
 }
 
-func TestBlobs(t *testing.T) {
-	s := open(t)
+func addBlob(t *testing.T, s *Store, content string) digest.Digest {
+	t.Helper()
 	w, err := s.NewBlob()
 	if err != nil {
 		t.Fatal(err)
 	}
-	io.WriteString(w, "hello")
+	io.WriteString(w, content)
 	d, err := w.Commit()
-	if err != nil || d != digest.Of([]byte("hello")) {
-		t.Fatal(d, err)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func TestBlobs(t *testing.T) {
+	s := open(t)
+	d := addBlob(t, s, "hello")
+	if d != digest.Of([]byte("hello")) {
+		t.Fatal(d)
 	}
 	if n, ok := s.BlobSize(d); n != 5 || !ok {
 		t.Errorf("size %d %v", n, ok)
@@ -109,15 +118,7 @@ func TestBlobs(t *testing.T) {
 // What was hashed when it was written is not hashed again when it is read, unless somebody doubts it.
 func TestBlobIsHashedOnce(t *testing.T) {
 	s := open(t)
-	w, err := s.NewBlob()
-	if err != nil {
-		t.Fatal(err)
-	}
-	io.WriteString(w, "hello")
-	d, err := w.Commit()
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := addBlob(t, s, "hello")
 	other, err := Open(s.Root())
 	if err != nil {
 		t.Fatal(err)

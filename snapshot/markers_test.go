@@ -33,32 +33,16 @@ func headers(t testing.TB, lines ...string) []tar.Header {
 // contents lists what a view shows, with the content of files.
 func contents(t testing.TB, s *Store, id digest.Digest) []string {
 	t.Helper()
-	v, err := s.View(t.Context(), id)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var out []string
-	err = Walk(v, ".", func(e Entry) (bool, error) {
-		line := fmt.Sprintf("%c %s", e.Type, e.Path)
+	return listWith(t, s, id, func(v *View, e Entry) (string, error) {
 		switch e.Type {
 		case Regular:
 			b, _, err := ReadFile(v, e.Path, 1000)
-			if err != nil {
-				return false, err
-			}
-			line += " " + string(b)
+			return " " + string(b), err
 		case Symlink:
-			line += " " + e.Link
+			return " " + e.Link, nil
 		}
-		if e.Path != "." {
-			out = append(out, line)
-		}
-		return true, nil
+		return "", nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
 }
 
 // onDisk lists a folder as contents does, without following links.

@@ -93,7 +93,14 @@ func topTOC(t testing.TB, s *Store, id digest.Digest) *TOC {
 	return toc
 }
 
+// list lists what a view shows.
 func list(t testing.TB, s *Store, id digest.Digest) []string {
+	t.Helper()
+	return listWith(t, s, id, func(*View, Entry) (string, error) { return "", nil })
+}
+
+// listWith is list with what more says of each entry.
+func listWith(t testing.TB, s *Store, id digest.Digest, more func(*View, Entry) (string, error)) []string {
 	t.Helper()
 	v, err := s.View(t.Context(), id)
 	if err != nil {
@@ -101,10 +108,11 @@ func list(t testing.TB, s *Store, id digest.Digest) []string {
 	}
 	var out []string
 	err = Walk(v, ".", func(e Entry) (bool, error) {
+		text, err := more(v, e)
 		if e.Path != "." {
-			out = append(out, fmt.Sprintf("%c %s", e.Type, e.Path))
+			out = append(out, fmt.Sprintf("%c %s", e.Type, e.Path)+text)
 		}
-		return true, nil
+		return true, err
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"os"
+	"path/filepath"
 
 	"github.com/seed0570efb0/build/executor"
 	"github.com/seed0570efb0/build/llb"
@@ -52,20 +53,25 @@ func (a *app) closeContext(p *plan) {
 	}
 }
 
-// loadStdin makes a context of standard input: an archive, or a Dockerfile that is all there is.
-func (a *app) loadStdin(ctx context.Context, p *plan) error {
+// openStdin opens the file that holds what standard input gave.
+func (a *app) openStdin(ctx context.Context, p *plan) (*os.File, error) {
 	dir, err := a.readStdin(ctx, p)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	f, err := os.Open(dir + "/" + contextFile)
+	return os.Open(dir + "/" + contextFile)
+}
+
+// loadStdin makes a context of standard input: an archive, or a Dockerfile that is all there is.
+func (a *app) loadStdin(ctx context.Context, p *plan) error {
+	f, err := a.openStdin(ctx, p)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	if executor.IsArchive(f) {
 		const name = "stdin"
-		if a.executor.Locals[name], err = source.NewLocal(dir, nil, nil); err != nil {
+		if a.executor.Locals[name], err = source.NewLocal(filepath.Dir(f.Name()), nil, nil); err != nil {
 			return err
 		}
 		p.main = unpacked(llb.New(&llb.Local{Name: name}, nil, llb.Meta{Label: "[internal] load build context from standard input"}))
@@ -80,11 +86,7 @@ func (a *app) loadStdin(ctx context.Context, p *plan) error {
 
 // parseStdin reads the Dockerfile from standard input.
 func (a *app) parseStdin(ctx context.Context, p *plan) error {
-	dir, err := a.readStdin(ctx, p)
-	if err != nil {
-		return err
-	}
-	f, err := os.Open(dir + "/" + contextFile)
+	f, err := a.openStdin(ctx, p)
 	if err != nil {
 		return err
 	}

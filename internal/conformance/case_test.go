@@ -43,7 +43,7 @@ func newCase(t *testing.T, dockerfile, dir, web string) *buildCase {
 	output(t, exec.Command("chmod", "-R", "u=rwX,go=rX", c.dir)) // whatever the umask of the checkout
 	if _, err := os.Stat(filepath.Join(c.dir, "prepare.sh")); err == nil {
 		prepare := exec.Command("sh", "-e", "./prepare.sh")
-		prepare.Dir = c.dir
+		prepare.Dir, prepare.Env = c.dir, append(os.Environ(), "CASES="+absolute(t, casesDir))
 		output(t, prepare)
 	}
 	for _, name := range []string{"prepare.sh", "expect.txt", "graph.golden"} {
@@ -70,4 +70,13 @@ func (c *buildCase) build(t *testing.T, a *account, archive string) *exec.Cmd {
 	t.Helper()
 	args := append([]string{"--build-context", "busybox=oci-layout://" + base(t), "--progress", "plain", "-o", "type=oci,dest=" + archive}, c.args...)
 	return a.command(append(args, c.dir)...)
+}
+
+func absolute(t *testing.T, name string) string {
+	t.Helper()
+	name, err := filepath.Abs(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return name
 }

@@ -4,7 +4,7 @@
 // The inputs are the folders of testdata/dockerfiles. Each is a build context with a Dockerfile, whose first
 // comment says what it shows; "#opt:" comments in it are options of the build, in which $CONTEXT is the folder and
 // $WEB the address of a server with what is in its folder web. What cannot be checked
-// in, like a fifo or a hard link, is made by prepare.sh in a copy of the folder. expect.txt is the outcome:
+// in, like a fifo or a hard link, is made by prepare.sh in a copy of the folder; $CASES is where all cases are. expect.txt is the outcome:
 // config, history, and what is in the file system beyond the tests' base image, or the error. A graph.golden is the
 // graph of the case, for the tests of package lower.
 //

@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/seed0570efb0/build/internal/testkit"
 	"github.com/seed0570efb0/build/llb"
 )
 
@@ -45,7 +46,7 @@ func TestUsageStandsBehindTheTime(t *testing.T) {
 	run, small := vertex("RUN make"), vertex("RUN true")
 	check(t, logOf(t, func(d *Display) {
 		d.Started(run)
-		time.Sleep(2 * time.Second)
+		testkit.Pass(2 * time.Second)
 		d.Use(run, Usage{CPU: 1500 * time.Millisecond, Memory: 3 << 20, Written: 1 << 10})
 		d.Done(run, nil)
 		d.Started(small)
@@ -66,13 +67,13 @@ func TestPlainOneAfterAnother(t *testing.T) {
 		d.Cached(from)
 		d.Started(run)
 		stdout, stderr := d.Log(run)
-		time.Sleep(123 * time.Millisecond)
+		testkit.Pass(123 * time.Millisecond)
 		io.WriteString(stdout, "out")
 		io.WriteString(stderr, "err\n")
 		io.WriteString(stdout, "put\nno newline")
 		d.Done(run, nil)
 		push := d.Step("pushing r/app:1")
-		time.Sleep(60 * time.Millisecond)
+		testkit.Pass(60 * time.Millisecond)
 		push.Done(nil)
 		push.Done(errors.New("only the first counts"))
 	}), `
@@ -98,12 +99,12 @@ func TestPlainParallel(t *testing.T) {
 		aout, _ := a.Log()
 		bout, _ := b.Log()
 		for i := range 3 {
-			time.Sleep(500 * time.Millisecond)
+			testkit.Pass(500 * time.Millisecond)
 			fmt.Fprintf(aout, "a%d\n", i)
 			fmt.Fprintf(bout, "b%d\n", i)
 		}
 		b.Done(nil)
-		time.Sleep(time.Second)
+		testkit.Pass(time.Second)
 		a.Done(nil)
 	}), `
 #1 a
@@ -155,7 +156,7 @@ func TestPlainStatus(t *testing.T) {
 		s.Status("exporting layers", 0, 0)
 		for n := int64(0); n <= 10_000_000; n += 100_000 {
 			s.Status("pushing sha256:0123", n, 10_000_000)
-			time.Sleep(70 * time.Millisecond)
+			testkit.Pass(70 * time.Millisecond)
 		}
 		s.Status("pushing sha256:0123", 10_000_000, 10_000_000)
 		s.Status("unpacking", 1500, 0)
@@ -179,7 +180,7 @@ func TestOutputIsShownWithinTheInterval(t *testing.T) {
 		defer d.Close()
 		stdout, _ := d.Step("a").Log()
 		io.WriteString(stdout, "hello\n")
-		time.Sleep(interval)
+		testkit.Pass(interval)
 		synctest.Wait()
 		if got := out.String(); got != "#1 a\n#1 0.000 hello\n" {
 			t.Errorf("got %q", got)

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/seed0570efb0/build/internal/testkit"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -213,7 +215,7 @@ func TestLive(t *testing.T) {
 		d := start(s, &live{colors: true, size: func() (int, int) { return s.width, s.height }})
 		tick := func(want string) {
 			t.Helper()
-			time.Sleep(interval) // on the clock of synctest
+			testkit.Pass(interval)
 			synctest.Wait()
 			check(t, s.String(), want)
 			if s.hidden || s.x != 0 {

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/seed0570efb0/build/internal/testkit"
 	"github.com/seed0570efb0/build/llb"
 )
 
@@ -42,7 +43,7 @@ func TestRawJSON(t *testing.T) {
 		_, stderr := d.Log(run)
 		io.WriteString(stderr, "half \x1b[1ma line")
 		d.WarnAbout(Warning{Level: 1, Short: []byte("look"), Range: []Range{{Position{Line: 2}, Position{Line: 2}}}})
-		time.Sleep(interval + time.Millisecond)
+		testkit.Pass(interval + time.Millisecond)
 		d.Use(run, Usage{CPU: time.Second, Memory: 4})
 		d.Done(run, errors.New("exit code: 7"))
 		pull := d.Step("pulling x")

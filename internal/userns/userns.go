@@ -108,9 +108,11 @@ func Inside() (Mode, bool) {
 	return m, true
 }
 
-// initialNamespace reports whether this process is in the user namespace that the host began with.
+// initialNamespace reports whether this process is in the user namespace that the host began with. That one has the same number on
+// every kernel (PROC_USER_INIT_INO); its map says nothing, since root can give that one to any namespace.
 func initialNamespace() bool {
-	return strings.Join(strings.Fields(read("/proc/self/uid_map")), " ") == "0 0 4294967295"
+	name, err := os.Readlink("/proc/self/ns/user")
+	return err != nil || name == "user:[4026531837]"
 }
 
 // environ returns the environment of the inner process.

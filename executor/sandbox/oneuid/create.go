@@ -91,6 +91,19 @@ func (r *request) finish(f *newFile, kind, mode uint32) error {
 	return r.setMark(fd, f.mark)
 }
 
+// create answers a call that makes the file at address, unless that is for the kernel.
+func (r *request) create(dir int, address uint64, c *creds, make func(*newFile) error) reply {
+	f, err := r.newFile(dir, address, c)
+	if err != nil {
+		return fail(err)
+	}
+	if f == nil {
+		return proceed
+	}
+	defer f.close()
+	return end(make(f))
+}
+
 func (r *request) mknod(dir int, address, mode64, dev64 uint64) reply {
 	mode, dev := uint32(mode64), uint64(uint32(dev64))
 	kind := mode & unix.S_IFMT
@@ -102,23 +115,17 @@ func (r *request) mknod(dir int, address, mode64, dev64 uint64) reply {
 	case !device && c.uid.fs == 0:
 		return proceed
 	}
-	f, err := r.newFile(dir, address, c)
-	if err != nil {
-		return fail(err)
-	}
-	if f == nil {
-		return proceed
-	}
-	defer f.close()
-	real := kind
-	if device {
-		f.mark.Type, f.mark.Major, f.mark.Minor = kind, unix.Major(dev), unix.Minor(dev)
-		real, dev = unix.S_IFREG, 0
-	}
-	if err := unix.Mknodat(f.parent, f.name, real|0o600, int(dev)); err != nil {
-		return fail(err)
-	}
-	return end(r.finish(f, real, mode&0o7777))
+	return r.create(dir, address, c, func(f *newFile) error {
+		real := kind
+		if device {
+			f.mark.Type, f.mark.Major, f.mark.Minor = kind, unix.Major(dev), unix.Minor(dev)
+			real, dev = unix.S_IFREG, 0
+		}
+		if err := unix.Mknodat(f.parent, f.name, real|0o600, int(dev)); err != nil {
+			return err
+		}
+		return r.finish(f, real, mode&0o7777)
+	})
 }
 
 func (r *request) mkdir(dir int, address, mode uint64) reply {
@@ -126,18 +133,12 @@ func (r *request) mkdir(dir int, address, mode uint64) reply {
 	if c.uid.fs == 0 {
 		return proceed
 	}
-	f, err := r.newFile(dir, address, c)
-	if err != nil {
-		return fail(err)
-	}
-	if f == nil {
-		return proceed
-	}
-	defer f.close()
-	if err := unix.Mkdirat(f.parent, f.name, 0o700); err != nil {
-		return fail(err)
-	}
-	return end(r.finish(f, unix.S_IFDIR, uint32(mode)&0o1777|f.setgid))
+	return r.create(dir, address, c, func(f *newFile) error {
+		if err := unix.Mkdirat(f.parent, f.name, 0o700); err != nil {
+			return err
+		}
+		return r.finish(f, unix.S_IFDIR, uint32(mode)&0o1777|f.setgid)
+	})
 }
 
 func (r *request) symlink(target uint64, dir int, address uint64) reply {
@@ -149,18 +150,12 @@ func (r *request) symlink(target uint64, dir int, address uint64) reply {
 	if err != nil {
 		return fail(err)
 	}
-	f, err := r.newFile(dir, address, c)
-	if err != nil {
-		return fail(err)
-	}
-	if f == nil {
-		return proceed
-	}
-	defer f.close()
-	if err := unix.Symlinkat(to, f.parent, f.name); err != nil {
-		return fail(err)
-	}
-	return end(r.finish(f, unix.S_IFLNK, 0))
+	return r.create(dir, address, c, func(f *newFile) error {
+		if err := unix.Symlinkat(to, f.parent, f.name); err != nil {
+			return err
+		}
+		return r.finish(f, unix.S_IFLNK, 0)
+	})
 }
 
 // open answers an open that may make a file. One that is there is for the kernel.
