@@ -45,6 +45,7 @@ func (a *app) connect(o *runOptions, spec *executor.RunSpec) (restore func(), er
 	}
 	size := sizeOf(window)
 	spec.Terminal = &size
+	spec.Stdout = &outputTo{started, spec.Stdout}
 	resized := make(chan os.Signal, 1)
 	signal.Notify(resized, syscall.SIGWINCH)
 	var before *term.State
@@ -103,6 +104,18 @@ type inputFrom struct {
 func (r *inputFrom) Read(b []byte) (int, error) {
 	<-r.started
 	return r.Reader.Read(b)
+}
+
+// An outputTo is output that nobody sees before the terminal is ready for the answers to it: who sees a prompt may type
+// at once, and a key like Ctrl-C must not be for this process then.
+type outputTo struct {
+	started <-chan struct{}
+	io.Writer
+}
+
+func (w *outputTo) Write(b []byte) (int, error) {
+	<-w.started
+	return w.Writer.Write(b)
 }
 
 // forwarder collects the signals that this process gets, and returns the function that passes them on. The size of our
