@@ -25,6 +25,8 @@ import (
 const (
 	attackVariable  = "SANDBOX_TEST_ATTACK" // which one
 	builderVariable = "SANDBOX_TEST_VICTIM" // the process id of the builder
+	// terminalVariable says that the attacker has a terminal.
+	terminalVariable = "SANDBOX_TEST_TERMINAL"
 )
 
 // An attack fails with an error that says how far it has come.
@@ -41,18 +43,42 @@ const (
 	everywhere where = iota
 	scoped           // in a chroot it takes Linux 6.12
 	noChroot         // there is no /proc in a chroot, or its processes are those around the build
+	alone            // as noChroot, and an init is another process
 )
 
 // TestAttacks runs all attacks in namespaces.
 func TestAttacks(t *testing.T) {
 	listen(t, "unix", "@sandbox-attack", echo)
 	for _, a := range attacks {
+		t.Run(a.name, func(t *testing.T) { repel(t, attackInNamespaces(t, a)) })
+	}
+}
+
+// TestAttacksOnTerminal runs them once more, below an init and with a terminal.
+func TestAttacksOnTerminal(t *testing.T) {
+	listen(t, "unix", "@sandbox-attack", echo)
+	for _, a := range attacks {
+		if a.where == alone {
+			continue
+		}
 		t.Run(a.name, func(t *testing.T) {
-			spec := attackSpec(t, newSpec(t, "/attack"), a.name)
-			spec.OneUID, spec.Network = mode(t) == userns.SingleID, sandbox.NetworkNone
+			spec := onOwnTerminal(attackInNamespaces(t, a))
+			spec.Init = true
 			repel(t, spec)
 		})
 	}
+}
+
+func attackInNamespaces(t *testing.T, a attack) sandbox.Spec {
+	t.Helper()
+	spec := attackSpec(t, newSpec(t, "/attack"), a.name)
+	spec.OneUID, spec.Network = mode(t) == userns.SingleID, sandbox.NetworkNone
+	return spec
+}
+
+func onOwnTerminal(spec sandbox.Spec) sandbox.Spec {
+	spec.Terminal, spec.Env = &sandbox.Window{}, append(spec.Env, terminalVariable+"=1")
+	return spec
 }
 
 // TestChrootAttacks runs all attacks where there are no namespaces.
@@ -60,20 +86,34 @@ func TestChrootAttacks(t *testing.T) {
 	listen(t, "unix", "@sandbox-attack", echo)
 	for _, a := range attacks {
 		t.Run(a.name, func(t *testing.T) {
-			if a.where == noChroot {
+			if a.where == noChroot || a.where == alone {
 				t.Skip("a chroot does not promise that")
 			}
 			if a.where == scoped && !sandbox.Scoped() {
 				t.Skip("this kernel has no Landlock, or an old one")
 			}
-			spec := chrootSpec(t, "")
-			spec.Args = []string{"/attack"}
-			spec.Root.Lower = []string{spec.Root.Flat} // where attackSpec puts things
-			spec = attackSpec(t, spec, a.name)
-			spec.Root.Lower, spec.Mounts = nil, nil
-			repel(t, spec)
+			repel(t, attackInChroot(t, a))
 		})
 	}
+}
+
+// There the terminal is one of the host's.
+func TestChrootAttackOnTerminal(t *testing.T) {
+	for _, a := range attacks {
+		if a.name == "terminal" || a.name == "inherited descriptors" {
+			t.Run(a.name, func(t *testing.T) { repel(t, onOwnTerminal(attackInChroot(t, a))) })
+		}
+	}
+}
+
+func attackInChroot(t *testing.T, a attack) sandbox.Spec {
+	t.Helper()
+	spec := chrootSpec(t, "")
+	spec.Args = []string{"/attack"}
+	spec.Root.Lower = []string{spec.Root.Flat} // where attackSpec puts things
+	spec = attackSpec(t, spec, a.name)
+	spec.Root.Lower, spec.Mounts = nil, nil
+	return spec
 }
 
 // attackSpec makes spec a plan of an attack.

@@ -20,7 +20,7 @@ var attacks = []attack{
 	{"limits of the builder", attackLimits, noChroot},
 	{"signals", attackSignals, scoped},
 	{"abstract sockets", attackAbstract, scoped},
-	{"processes of others in proc", attackProc, noChroot},
+	{"processes of others in proc", attackProc, alone},
 	{"writes to proc and sys", attackSettings, noChroot},
 	{"devices", attackDevices, everywhere},
 	{"calls for administrators", attackCalls, everywhere},
@@ -109,8 +109,8 @@ func attackSignals() error {
 	unix.Kill(0, unix.SIGWINCH)
 	var list []error
 	for _, pid := range []int{builderPID(), -builderPID(), os.Getppid()} {
-		if pid == 0 {
-			continue // the parent is of another namespace
+		if pid <= 1 {
+			continue // the parent is of another namespace, or the init of this one
 		}
 		if err := unix.Kill(pid, 0); err == nil {
 			list = append(list, fmt.Errorf("process %d can be killed", pid))
@@ -366,8 +366,12 @@ func attackTerminal() error {
 			list = append(list, fmt.Errorf("ioctl %#x: got as far as %v", request, errno))
 		}
 	}
-	if fd, err := unix.Open("/dev/tty", unix.O_RDWR, 0); err == nil {
+	fd, err := unix.Open("/dev/tty", unix.O_RDWR, 0)
+	if err == nil && os.Getenv(terminalVariable) == "" {
 		list = append(list, fmt.Errorf("there is a terminal, %d", fd))
+	}
+	if size, sizeErr := unix.IoctlGetWinsize(fd, unix.TIOCGWINSZ); err == nil && (sizeErr != nil || size.Row != 0) {
+		list = append(list, fmt.Errorf("it is not the one of this sandbox: %v, %v", size, sizeErr))
 	}
 	return errors.Join(list...)
 }
@@ -448,7 +452,8 @@ func attackDev() error {
 	harmless := " null zero full random urandom tty ptmx console "
 	var list []error
 	filepath.WalkDir("/dev", func(file string, d fs.DirEntry, err error) error {
-		if err == nil && d.Type()&fs.ModeDevice != 0 && !strings.Contains(harmless, " "+d.Name()+" ") {
+		own := file == "/dev/pts/0" && os.Getenv(terminalVariable) != ""
+		if err == nil && d.Type()&fs.ModeDevice != 0 && !own && !strings.Contains(harmless, " "+d.Name()+" ") {
 			list = append(list, fmt.Errorf("there is %s", file))
 		}
 		return nil
