@@ -92,6 +92,7 @@ func mainInit(limits, file string, args []string) {
 		giveUp(reportFD, &ExecError{Name: args[0], Err: errors.Unwrap(err)}) // a PathError
 	}
 	if err := limitStopped(command.Pid, list); err != nil {
+		command.Kill() // it must not go on without them
 		giveUp(reportFD, err)
 	}
 	unix.Close(reportFD)

@@ -2,13 +2,16 @@ package sandbox_test
 
 import (
 	"errors"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/seed0570efb0/build/executor/sandbox"
+	"github.com/seed0570efb0/build/executor/sandbox/seccomp"
 	"github.com/seed0570efb0/build/internal/userns"
+	"golang.org/x/sys/unix"
 )
 
 // oneID reports whether users have to be emulated.
@@ -35,11 +38,15 @@ func TestInitIsPid1(t *testing.T) {
 	}
 }
 
-// The file of the init is this program of the host: it must be safe from what runs inside.
+// The file of the init is no file of the host: it must be safe even from who may change mounts.
 func TestInitCannotBeReplaced(t *testing.T) {
-	out, stderr, status, err := try(withInit(t, "echo x > /proc/1/exe"))
-	if err != nil || status.Code == 0 {
-		t.Errorf("got %q %q %+v %v", out, stderr, status, err)
+	plain := withInit(t, "echo x > /proc/1/exe")
+	privileged := withInit(t, "mount -o remount,bind,rw /proc/1/exe; echo x > /proc/1/exe")
+	privileged.Privileged, privileged.Caps, privileged.Seccomp = true, sandbox.AllCaps(), seccomp.Unconfined
+	for _, spec := range []sandbox.Spec{plain, privileged} {
+		if out, stderr, status, err := try(spec); err != nil || status.Code == 0 {
+			t.Errorf("got %q %q %+v %v", out, stderr, status, err)
+		}
 	}
 }
 
@@ -93,4 +100,19 @@ func TestInitUnderLimits(t *testing.T) {
 	spec := withInit(t, "ulimit -d; ulimit -n")
 	spec.Limits.Rlimits = []sandbox.Rlimit{{Name: "data", Soft: 8 << 20, Hard: 8 << 20}, {Name: "nofile", Soft: 50, Hard: 60}}
 	expect(t, spec, "8192\n50\n")
+}
+
+// A hard limit may be higher than ours, which takes a privilege that the init has not.
+func TestInitRaisesLimits(t *testing.T) {
+	spec := withInit(t, "ulimit -Hp")
+	var ours unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NPROC, &ours); err != nil {
+		t.Fatal(err)
+	}
+	higher := sandbox.Limits{Rlimits: []sandbox.Rlimit{{Name: "nproc", Soft: ours.Max, Hard: ours.Max + 1}}}
+	if _, not := higher.Enforce(); ours.Max == unix.RLIM_INFINITY || len(not) > 0 {
+		t.Skipf("hard limits cannot be raised here: %v", not)
+	}
+	spec.Limits = higher
+	expect(t, spec, fmt.Sprintln(ours.Max+1))
 }
