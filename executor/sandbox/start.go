@@ -189,19 +189,10 @@ func (p *Process) ready(ctx context.Context, spec *Spec, report *os.File) error 
 func (p *Process) launch(spec Spec, stdio Stdio) (report *os.File, err error) {
 	defer p.streams.release()
 	var h handover
-	if spec.Terminal == nil {
-		if err := p.streams.open(stdio); err != nil {
-			return nil, err
-		}
-		h.streams = p.streams.files
-	} else if spec.Chroot {
-		t, err := spec.hostTerminal()
-		if err != nil {
-			return nil, err
-		}
-		h.attach(t)
+	if err := p.connect(&h, &spec, stdio); err != nil {
+		return nil, err
 	}
-	defer func() { p.terminal = h.terminal }()
+	defer func() { p.terminal = h.terminal }() // which may come with the root, in spawn
 	h.groups, err = p.groupFor(spec.Limits)
 	defer closeAll(h.groups)
 	if err != nil {
@@ -227,6 +218,23 @@ func (p *Process) launch(spec Spec, stdio Stdio) (report *os.File, err error) {
 		return nil, err
 	}
 	return report, nil
+}
+
+// connect gives the child its streams, unless they are a terminal of its own root, which is not there yet.
+func (p *Process) connect(h *handover, spec *Spec, stdio Stdio) error {
+	if spec.Terminal == nil {
+		err := p.streams.open(stdio)
+		h.streams = p.streams.files
+		return err
+	}
+	if !spec.Chroot {
+		return nil
+	}
+	t, err := spec.hostTerminal()
+	if err == nil {
+		h.attach(t)
+	}
+	return err
 }
 
 // tidy gives back what the sandbox had beside its process, which has ended.
