@@ -45,7 +45,7 @@ const (
 
 // TestAttacks runs all attacks in namespaces.
 func TestAttacks(t *testing.T) {
-	listen(t, "unix", "@sandbox-attack", echo)
+	listen(t, "unix", abstractSocket(strconv.Itoa(os.Getpid())), echo)
 	for _, a := range attacks {
 		t.Run(a.name, func(t *testing.T) {
 			spec := attackSpec(t, newSpec(t, "/attack"), a.name)
@@ -57,7 +57,7 @@ func TestAttacks(t *testing.T) {
 
 // TestChrootAttacks runs all attacks where there are no namespaces.
 func TestChrootAttacks(t *testing.T) {
-	listen(t, "unix", "@sandbox-attack", echo)
+	listen(t, "unix", abstractSocket(strconv.Itoa(os.Getpid())), echo)
 	for _, a := range attacks {
 		t.Run(a.name, func(t *testing.T) {
 			if a.where == noChroot {
