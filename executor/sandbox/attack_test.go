@@ -48,7 +48,7 @@ const (
 
 // TestAttacks runs all attacks in namespaces.
 func TestAttacks(t *testing.T) {
-	listen(t, "unix", "@sandbox-attack", echo)
+	listen(t, "unix", abstractSocket(strconv.Itoa(os.Getpid())), echo)
 	for _, a := range attacks {
 		t.Run(a.name, func(t *testing.T) { repel(t, attackInNamespaces(t, a)) })
 	}
@@ -83,7 +83,7 @@ func onOwnTerminal(spec sandbox.Spec) sandbox.Spec {
 
 // TestChrootAttacks runs all attacks where there are no namespaces.
 func TestChrootAttacks(t *testing.T) {
-	listen(t, "unix", "@sandbox-attack", echo)
+	listen(t, "unix", abstractSocket(strconv.Itoa(os.Getpid())), echo)
 	for _, a := range attacks {
 		t.Run(a.name, func(t *testing.T) {
 			if a.where == noChroot || a.where == alone {

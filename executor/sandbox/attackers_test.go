@@ -89,6 +89,9 @@ func attackLimits() error {
 	)
 }
 
+// abstractSocket is where the builder listens.
+func abstractSocket(builder string) string { return "@sandbox-attack-" + builder }
+
 // attackAbstract connects to a socket that the builder listens on.
 func attackAbstract() error {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
@@ -96,7 +99,7 @@ func attackAbstract() error {
 		return err
 	}
 	defer unix.Close(fd)
-	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: "@sandbox-attack"}); err == nil {
+	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: abstractSocket(os.Getenv(builderVariable))}); err == nil {
 		return errors.New("connected to the socket of another")
 	}
 	return nil

@@ -60,7 +60,7 @@ func (p *Process) emulate(ctx context.Context, spec *Spec) error {
 	}
 	cfg := oneuid.Config{
 		Root: fmt.Sprintf("/proc/%d/root", p.process.Pid), UID: spec.UID, GID: spec.GID, Groups: spec.Groups,
-		Upper: spec.Root.Upper, Links: spec.Links,
+		Upper: spec.Root.Upper, Links: spec.Links, Began: p.began,
 	}
 	if spec.Root.Flat != "" {
 		cfg.Upper = spec.Root.Flat

@@ -1,10 +1,10 @@
 package sandbox
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -48,21 +48,32 @@ func (r *Root) mount() (fd int, err error) {
 			return -1, fmt.Errorf("%s: %w", dir, err)
 		}
 		defer unix.Close(fd)
-		names[i] = fmt.Sprintf("/proc/self/fd/%d", fd)
+		names[i] = fmt.Sprint(fd)
 	}
 	upper, work, lower := names[0], names[1], names[2:]
-	err = mountOverlay(r.Target, upper, work, lower)
-	if errors.Is(err, errNoLowerAdd) {
-		err = mountOverlayOld(r.Target, upper, work, lower)
+	if err := unix.Chdir("/proc/self/fd"); err != nil { // of this thread, which has unshared it with its mounts
+		return -1, fmt.Errorf("folder of descriptors: %w", err)
 	}
-	if err != nil {
+	mount := mountOverlayOld
+	if lowerAdd() {
+		mount = mountOverlay
+	}
+	if err := mount(r.Target, upper, work, lower); err != nil {
 		return -1, err
 	}
 	return unix.Open(r.Target, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 }
 
-// errNoLowerAdd says that the kernel is older than 6.7.
-var errNoLowerAdd = errors.New("lowerdir+ is not known")
+// lowerAdd reports whether the kernel takes lower trees one by one (Linux 6.7). Before 6.5 it remembers every option that it is
+// told, to refuse it when the mount is made.
+var lowerAdd = sync.OnceValue(func() bool {
+	fs, err := openFS("overlay")
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fs)
+	return unix.FsconfigSetString(fs, "lowerdir+", "/") == nil && unix.FsconfigSetString(fs, "unknown", "x") != nil
+})
 
 // mountOverlay takes as many lower trees as the kernel does: 500.
 func mountOverlay(target, upper, work string, lower []string) error {
@@ -72,11 +83,7 @@ func mountOverlay(target, upper, work string, lower []string) error {
 	}
 	defer unix.Close(fs)
 	for i, dir := range lower {
-		err := unix.FsconfigSetString(fs, "lowerdir+", dir)
-		if err == unix.EINVAL && i == 0 {
-			return errNoLowerAdd
-		}
-		if err != nil {
+		if err := unix.FsconfigSetString(fs, "lowerdir+", dir); err != nil {
 			return fmt.Errorf("lower %d of %d: %w", i+1, len(lower), explain(fs, err))
 		}
 	}
@@ -88,12 +95,12 @@ func mountOverlay(target, upper, work string, lower []string) error {
 	return unix.MoveMount(mnt, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH)
 }
 
-// mountOverlayOld takes as many lower trees as fit on a page, some 200.
+// mountOverlayOld takes as many lower trees as fit on a page, some 800 by number, and the kernel takes 500.
 func mountOverlayOld(target, upper, work string, lower []string) error {
 	layers := []string{"upperdir=" + upper, "workdir=" + work, "lowerdir=" + strings.Join(lower, ":")}
 	data := strings.Join(slices.Concat(overlayOptions, layers), ",")
 	if len(data) >= unix.Getpagesize() {
-		return fmt.Errorf("%d lower trees are too many for this kernel (Linux 6.7 takes 500)", len(lower))
+		return fmt.Errorf("%d lower trees are too many", len(lower))
 	}
 	return unix.Mount("overlay", target, "overlay", unix.MS_NODEV, data)
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/seed0570efb0/build/executor/sandbox/oneuid"
 	"github.com/seed0570efb0/build/executor/sandbox/uplink"
@@ -73,6 +74,7 @@ type Process struct {
 	// sends it through the second one.
 	users    *oneuid.Supervisor
 	listener [2]*os.File
+	began    time.Time
 
 	terminal *terminal // nil without Spec.Terminal
 
@@ -203,6 +205,11 @@ func (p *Process) launch(spec Spec, stdio Stdio) (report *os.File, err error) {
 			return nil, err
 		}
 		h.listener = p.listener[1]
+	}
+	if len(spec.Links) > 0 {
+		if p.began, err = oneuid.Tick(); err != nil {
+			return nil, err
+		}
 	}
 	if report, h.report, err = os.Pipe(); err != nil {
 		return nil, err

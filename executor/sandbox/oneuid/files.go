@@ -73,10 +73,26 @@ func linkLike(mode uint32) bool {
 	return mode&unix.S_IFMT == unix.S_IFLNK || mode&unix.S_IFMT == unix.S_IFIFO
 }
 
-// older reports whether a file was there before the sandbox. File systems take the time of the last tick.
+// older reports whether a file was there before the sandbox.
 func (s *Supervisor) older(st *unix.Statx_t) bool {
-	const tick = 10 * time.Millisecond
-	return time.Unix(st.Mtime.Sec, int64(st.Mtime.Nsec)).Before(s.began.Add(-tick))
+	return time.Unix(st.Mtime.Sec, int64(st.Mtime.Nsec)).Before(s.cfg.Began)
+}
+
+// Tick returns a time that is after those of all files made before, and not after those of files made later. It waits for it:
+// file systems take times from a clock that moves every few milliseconds.
+func Tick() (time.Time, error) {
+	first, err := coarse()
+	for now := first; ; now, err = coarse() {
+		if err != nil || now != first {
+			return time.Unix(now.Unix()), err
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func coarse() (now unix.Timespec, err error) {
+	err = unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &now)
+	return now, err
 }
 
 // setMark says what the place fd should be.

@@ -35,6 +35,8 @@ type Config struct {
 	// Links are the owners of those symbolic links and pipes that were there before, by their paths
 	// without leading slash. Those of root need not be named.
 	Links map[string]owners.Mark
+	// Began, which Tick gave, is a time before the first process. It is needed with Links only.
+	Began time.Time
 }
 
 // A Supervisor answers the system calls of one sandbox.
@@ -44,7 +46,6 @@ type Supervisor struct {
 	root     int // of the sandbox, O_PATH
 	rootDev  uint64
 	rootName string // what the kernel calls it
-	began    time.Time
 	err      error
 	done     chan struct{}
 
@@ -57,7 +58,7 @@ type Supervisor struct {
 // Serve begins to answer the calls that listener brings, and owns it from now on. The first process
 // of the sandbox must have executed its command or be about to.
 func Serve(listener *os.File, cfg Config) (*Supervisor, error) {
-	s := &Supervisor{cfg: cfg, listener: listener, began: time.Now(), done: make(chan struct{}), table: map[fileID]owners.Mark{}}
+	s := &Supervisor{cfg: cfg, listener: listener, done: make(chan struct{}), table: map[fileID]owners.Mark{}}
 	s.users.first = newCreds(cfg.UID, cfg.GID, cfg.Groups)
 	var err error
 	s.root, err = unix.Open(cfg.Root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
