@@ -56,7 +56,7 @@ func TestAttacks(t *testing.T) {
 
 // TestAttacksOnTerminal runs them once more, below an init and with a terminal.
 func TestAttacksOnTerminal(t *testing.T) {
-	listen(t, "unix", "@sandbox-attack", echo)
+	listen(t, "unix", abstractSocket(strconv.Itoa(os.Getpid())), echo)
 	for _, a := range attacks {
 		if a.where == alone {
 			continue
