@@ -180,6 +180,34 @@ func (s *Store) Commit(ctx context.Context, parent digest.Digest, c *Changes, cr
 	})
 }
 
+// Foresee returns an ID that stands for the chain that Commit would make, and whether that can be told: the digests of all files must be
+// known. It is good for Content, Chain and View, in this Store only; its files have no bytes.
+func (s *Store) Foresee(parent digest.Digest, c *Changes) (digest.Digest, bool, error) {
+	changes, err := c.changes()
+	if err != nil {
+		return digest.Digest{}, false, err
+	}
+	t := &TOC{}
+	for _, e := range changes {
+		if e.Type == Regular && e.Digest.IsZero() {
+			return digest.Digest{}, false, nil
+		}
+		t.Entries = append(t.Entries, e.Entry)
+	}
+	t.Content = contentDigest(t)
+	below, err := s.Content(parent)
+	if err != nil {
+		return digest.Digest{}, false, err
+	}
+	h := digest.NewHasher("foreseen layer/v1") // no tar has this digest
+	h.Digest("content", t.Content)
+	t.DiffID = h.Sum()
+	chain := &Chain{ID: chainID(parent, t.DiffID), Parent: parent, Layer: t.DiffID, Content: chainContent(below, t.Content)}
+	s.tocs.Store(t.DiffID, t)
+	s.chains.Store(chain.ID, chain)
+	return chain.ID, true, nil
+}
+
 // commitNew makes a layer of what write writes, and returns the ID of the chain with it on top of parent.
 func (s *Store) commitNew(parent digest.Digest, created time.Time, write func(w *Writer) error) (digest.Digest, error) {
 	blob, err := s.disk.NewBlob()

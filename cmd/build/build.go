@@ -113,11 +113,13 @@ func (a *app) build(ctx context.Context, o *buildOptions, path string) error {
 		return err
 	}
 	a.tidy()
+	a.record(p)
 	var results []*exporter.Result
 	err = a.retryDamaged(func() (err error) {
 		results, err = a.produce(ctx, p)
 		return err
 	})
+	a.endRecord(ctx, err)
 	for _, x := range p.index {
 		if e := x.Save(); e != nil { // the next build hashes the files again
 			a.warn("the digests of the context are not remembered: " + e.Error())

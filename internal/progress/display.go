@@ -193,6 +193,21 @@ func (d *Display) Use(v *llb.Vertex, u Usage) {
 	}
 }
 
+// Because shows why v, which has started, is not reused. A log has a line for it if say is set.
+func (d *Display) Because(v *llb.Vertex, cause string, say bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := d.vertex(v)
+	if s.state != running {
+		return
+	}
+	s.because = oneLine(cause)
+	if say {
+		d.view.say(s, "cause: "+s.because)
+	}
+	d.view.tell(news{step: s})
+}
+
 // Warn shows a warning about the whole build.
 func (d *Display) Warn(text string) { d.WarnAbout(Warning{Level: 1, Short: []byte(text)}) }
 

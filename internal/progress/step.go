@@ -36,6 +36,7 @@ type Step struct {
 	tail         tail
 	cause        string    // of its failure
 	statuses     []*status // in order of first appearance
+	because      string    // it is not reused
 	usage        *Usage
 	note         string // for the line that says it is done
 }

@@ -1,0 +1,155 @@
+package history
+
+import (
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+
+	"github.com/seed0570efb0/build/internal/digest"
+	"github.com/seed0570efb0/build/snapshot"
+)
+
+// A File is one name of a selection, with what of it counts in the key of the step that selects it.
+type File struct {
+	Path   string        `json:"p"` // in the input
+	Type   string        `json:"t"` // as snapshot.Type
+	Mode   uint32        `json:"m,omitempty"`
+	Digest digest.Digest `json:"d,omitzero"`
+	Owner  string        `json:"o,omitempty"` // unless it is 0:0
+	// Rest is what else counts: the target of a link, a device, extended attributes.
+	Rest string `json:"r,omitempty"`
+}
+
+// newFile returns e as it is kept.
+func newFile(e *snapshot.Entry) File {
+	f := File{Path: e.Path, Type: string(rune(e.Type)), Mode: e.Mode, Digest: e.Digest, Rest: e.Link}
+	if e.UID != 0 || e.GID != 0 {
+		f.Owner = fmt.Sprintf("%d:%d", e.UID, e.GID)
+	}
+	if e.Type == snapshot.Char || e.Type == snapshot.Block {
+		f.Rest = fmt.Sprintf("%d,%d", e.Major, e.Minor)
+	}
+	if len(e.Xattrs) > 0 {
+		h := digest.NewHasher("history.xattrs")
+		h.Map("xattrs", e.Xattrs)
+		f.Rest += " xattrs " + h.Sum().Short()
+	}
+	return f
+}
+
+// AddFiles keeps what is behind the digest of a selection, unless that is known.
+func (l *Log) AddFiles(d digest.Digest, entries iter.Seq[snapshot.Entry]) error {
+	name := fileOf("files", d)
+	if l.has(name) {
+		return nil
+	}
+	files := []File{}
+	for e := range entries {
+		files = append(files, newFile(&e))
+	}
+	return l.write(name, files)
+}
+
+// files returns what is behind the digest of a selection, by path, if it is known.
+func (l *Log) files(d digest.Digest) (map[string]File, bool) {
+	var list []File
+	if !l.read(fileOf("files", d), &list) {
+		return nil, false
+	}
+	out := make(map[string]File, len(list))
+	for _, f := range list {
+		out[f.Path] = f
+	}
+	return out, true
+}
+
+// named is how many changed files are named before the others are counted.
+const named = 3
+
+// filesCause says in which way the files of one selection are not those of another.
+func (l *Log) filesCause(old, now digest.Digest) string {
+	before, ok1 := l.files(old)
+	after, ok2 := l.files(now)
+	if !ok1 || !ok2 {
+		return "the files changed"
+	}
+	var changed, dressed, added, gone []string // dressed: the same bytes in other clothes
+	for p, f := range after {
+		if o, ok := before[p]; !ok {
+			added = append(added, countable(f, p))
+		} else if text := o.difference(f); o.Type != f.Type || o.Digest != f.Digest || o.Rest != f.Rest {
+			changed = append(changed, p+text)
+		} else if text != "" {
+			dressed = append(dressed, p+text)
+		}
+	}
+	for p, f := range before {
+		if _, ok := after[p]; !ok {
+			gone = append(gone, countable(f, p))
+		}
+	}
+	slices.Sort(changed)
+	slices.Sort(dressed)
+	changed = append(changed, dressed...)
+	parts := changed
+	if n := len(changed) - named; n > 0 {
+		parts = append(changed[:named:named], fmt.Sprintf("%d more changed", n))
+	}
+	parts = append(parts, count("+", added)...)
+	parts = append(parts, count("-", gone)...)
+	if len(parts) == 0 {
+		return "the files have the same bytes in another arrangement" // hard links, or the names of sources
+	}
+	return strings.Join(parts, ", ")
+}
+
+// countable returns the path of a file; folders end in a slash.
+func countable(f File, p string) string {
+	if f.Type == string(rune(snapshot.Dir)) {
+		return p + "/"
+	}
+	return p
+}
+
+// count names what has come or gone: one file, or how many. Folders count only where there are no files.
+func count(sign string, paths []string) []string {
+	isFolder := func(p string) bool { return strings.HasSuffix(p, "/") }
+	files := slices.DeleteFunc(slices.Clone(paths), isFolder)
+	word := "files"
+	if len(files) == 0 {
+		files, word = paths, "folders"
+	}
+	switch len(files) {
+	case 0:
+		return nil
+	case 1:
+		return []string{sign + files[0]}
+	}
+	return []string{fmt.Sprintf("%s%d %s", sign, len(files), word)}
+}
+
+// kinds are the types of files for people.
+var kinds = map[string]string{"f": "a file", "d": "a folder", "l": "a symbolic link", "h": "a hard link", "c": "a device", "b": "a device", "p": "a fifo"}
+
+// difference says what of f became another in now, beginning with a space; "" is nothing.
+func (f File) difference(now File) string {
+	switch {
+	case f.Type != now.Type:
+		return " is " + kinds[now.Type] + " now"
+	case f.Digest != now.Digest || f.Rest != now.Rest:
+		return " changed"
+	case f.Mode != now.Mode:
+		return fmt.Sprintf(" %04o -> %04o", f.Mode, now.Mode)
+	case f.Owner != now.Owner:
+		return fmt.Sprintf(" %s -> %s", orRoot(f.Owner), orRoot(now.Owner))
+	}
+	return ""
+}
+
+func orRoot(owner string) string {
+	if owner == "" {
+		return "0:0"
+	}
+	return owner
+}
