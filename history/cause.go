@@ -91,6 +91,14 @@ func (c *Comparison) noCache(s *Step) Cause {
 	return Cause{NoCache, strings.TrimSpace("--no-cache-filter " + stage)}
 }
 
+// Changed is Difference, and says so when the earlier build had no such step.
+func (c *Comparison) Changed(step int) Cause {
+	if c.Was(step) == nil {
+		return Cause{NewStep, "new step"}
+	}
+	return c.Difference(step)
+}
+
 // Difference returns what of a step that both builds have is not as it was; the zero Cause when that is nothing.
 func (c *Comparison) Difference(step int) Cause {
 	s, was := &c.Now.Steps[step], c.Was(step)
@@ -195,7 +203,12 @@ func (c *Comparison) changedInput(s, was *Step, k int) string {
 			return name + " in place of " + brief(c.Old.Steps[was.Inputs[k]].Label)
 		}
 		return name + " is new"
-	case in.Definition != before.Definition || in.Definition.IsZero() && in.Op != before.Op:
+	case in.Definition.IsZero() || before.Definition.IsZero():
+		// Not known: a source, or a step of a build without cache. What comes of what it reads shows when it has run.
+		if in.ID != before.ID {
+			return name + " changed"
+		}
+	case in.Definition != before.Definition:
 		return name + " changed"
 	}
 	return ""

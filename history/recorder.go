@@ -195,6 +195,9 @@ func (r *Recorder) Started(v *llb.Vertex) {
 // Done implements solver.Observer.
 func (r *Recorder) Done(v *llb.Vertex, err error) { r.Observer.Done(v, err) }
 
+// Step returns the place of v in the graph.
+func (r *Recorder) Step(v *llb.Vertex) int { return r.place[v.ID()] }
+
 // Comparison returns that with the build before.
 func (r *Recorder) Comparison() *Comparison {
 	r.mu.Lock()
