@@ -48,6 +48,7 @@ type Comparison struct {
 
 	selecting func(step int) []Selection // what the steps of a build under way have read
 	pairs     []int
+	noCaches  []bool // of the steps of Now: see fresh
 }
 
 // Was returns the step of the earlier build that step was, or nil.
@@ -117,13 +118,16 @@ func (c *Comparison) Difference(step int) Cause {
 	if s.Source() {
 		return joined(all)
 	}
+	var inputs []string
 	for k := range s.Inputs {
 		text, known := c.selected(step, was, k)
 		if !known {
-			add(Input, c.changedInput(s, was, k))
-		} else {
-			add(Files, text)
+			inputs = append(inputs, c.changedInput(s, was, k))
 		}
+		add(Files, text)
+	}
+	for _, text := range inputs {
+		add(Input, text)
 	}
 	if len(all) == 0 && (s.Kind == KindHTTP || s.Kind == KindGit) && !was.Definition.IsZero() {
 		add(Remote, "what is there changed")
@@ -158,7 +162,7 @@ func (c *Comparison) selected(step int, was *Step, k int) (text string, known bo
 	if now == old {
 		return "", true
 	}
-	return c.Log.filesCause(old, now), true
+	return c.Log.filesCause(old, now, c.Now.Steps[step].Op != was.Op), true
 }
 
 // selection returns the digest of what a step reads of its input k.
@@ -216,10 +220,12 @@ func (c *Comparison) changedInput(s, was *Step, k int) string {
 
 // lost returns why a step runs that is what it was.
 func (c *Comparison) lost(step int, s, was *Step) Cause {
-	for k, i := range s.Inputs {
-		if in := &c.Now.Steps[i]; !in.Source() && c.Rerun(i) {
-			if text, known := c.selected(step, was, k); !known || text != "" {
-				return Cause{Input, "input " + brief(in.Label) + " ran again and gave something else"}
+	if c.fresh(step) { // its definition was not asked for
+		for k, i := range s.Inputs {
+			if in := &c.Now.Steps[i]; !in.Source() && c.Rerun(i) {
+				if text, known := c.selected(step, was, k); !known || text != "" {
+					return Cause{Input, "input " + brief(in.Label) + " ran again and gave something else"}
+				}
 			}
 		}
 	}
@@ -239,6 +245,18 @@ func (c *Comparison) lost(step int, s, was *Step) Cause {
 		}
 	}
 	return Cause{Gone, "its result is not in the store any more"}
+}
+
+// fresh reports whether a step, or one that it is made from, is run whatever is known of it.
+func (c *Comparison) fresh(step int) bool {
+	if c.noCaches == nil {
+		c.noCaches = make([]bool, len(c.Now.Steps))
+		for i := range c.Now.Steps { // inputs come first
+			s := &c.Now.Steps[i]
+			c.noCaches[i] = s.NoCache || slices.ContainsFunc(s.Inputs, func(in int) bool { return c.noCaches[in] })
+		}
+	}
+	return c.noCaches[step]
 }
 
 // fieldsCause says which fields are different.

@@ -177,7 +177,7 @@ func words(args []string) string {
 }
 
 func mountText(m *llb.Mount) string {
-	text := strings.TrimSpace(m.Source)
+	text := strings.TrimPrefix(m.Source, "/")
 	add := func(name string, set bool, value any) {
 		if set {
 			text += fmt.Sprintf(" %s=%v", name, value)

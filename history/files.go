@@ -67,8 +67,9 @@ func (l *Log) files(d digest.Digest) (map[string]File, bool) {
 // named is how many changed files are named before the others are counted.
 const named = 3
 
-// filesCause says in which way the files of one selection are not those of another.
-func (l *Log) filesCause(old, now digest.Digest) string {
+// filesCause says in which way the files of one selection are not those of another. When the operations are not the same,
+// one may replace what the other takes from the files: modes and owners that it does not look at are no difference.
+func (l *Log) filesCause(old, now digest.Digest, otherOp bool) string {
 	before, ok1 := l.files(old)
 	after, ok2 := l.files(now)
 	if !ok1 || !ok2 {
@@ -80,7 +81,7 @@ func (l *Log) filesCause(old, now digest.Digest) string {
 			added = append(added, countable(f, p))
 		} else if text := o.difference(f); o.Type != f.Type || o.Digest != f.Digest || o.Rest != f.Rest {
 			changed = append(changed, p+text)
-		} else if text != "" {
+		} else if unseen := f.Mode == 0 || o.Mode == 0 || f.Owner != o.Owner && (f.Owner == "" || o.Owner == ""); text != "" && !(otherOp && unseen) {
 			dressed = append(dressed, p+text)
 		}
 	}
@@ -98,7 +99,7 @@ func (l *Log) filesCause(old, now digest.Digest) string {
 	}
 	parts = append(parts, count("+", added)...)
 	parts = append(parts, count("-", gone)...)
-	if len(parts) == 0 {
+	if len(parts) == 0 && !otherOp {
 		return "the files have the same bytes in another arrangement" // hard links, or the names of sources
 	}
 	return strings.Join(parts, ", ")

@@ -131,9 +131,10 @@ func (l *Log) read(name string, v any) bool {
 	return err == nil && json.Unmarshal(b, v) == nil
 }
 
+// has reports whether there is a record. A power cut may have emptied it.
 func (l *Log) has(name string) bool {
-	_, err := os.Stat(l.disk.Path(name))
-	return err == nil
+	fi, err := os.Stat(l.disk.Path(name))
+	return err == nil && fi.Size() > 0
 }
 
 // touch makes a record young, and reports whether it is there.
