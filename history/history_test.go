@@ -18,7 +18,7 @@ import (
 	"github.com/seed0570efb0/build/snapshot"
 )
 
-func open(t *testing.T) *Log {
+func open(t testing.TB) *Log {
 	t.Helper()
 	disk, err := cache.Open(t.TempDir())
 	if err != nil {
