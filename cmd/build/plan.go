@@ -9,6 +9,7 @@ import (
 
 	"github.com/seed0570efb0/build/history"
 	"github.com/seed0570efb0/build/internal/digest"
+	"github.com/seed0570efb0/build/internal/progress"
 	"github.com/seed0570efb0/build/solver"
 )
 
@@ -186,7 +187,7 @@ func (a *app) printForecast(f *forecast) {
 		if x.Cause != nil {
 			line = fmt.Sprintf("%-13s %s: %s", text, labelled(x.Label), x.Cause.Text)
 		}
-		fmt.Fprintln(a.stdio.out, line)
+		fmt.Fprintln(a.stdio.out, progress.OneLine(line))
 	}
 	fmt.Fprintf(a.stdio.out, "%d run, %d depend on what these give, %d are reused", f.Run, f.Depends, f.Reuse)
 	switch {

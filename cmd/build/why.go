@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/seed0570efb0/build/history"
+	"github.com/seed0570efb0/build/internal/progress"
 )
 
 // whyOptions are the flags of "build why".
@@ -210,7 +211,7 @@ func (a *app) printWhy(b *history.Build, steps []explained, all bool, from strin
 		if e.Status == history.Failed {
 			text += ", failed"
 		}
-		fmt.Fprintf(out, "%s: %s\n", labelled(e.Label), text)
+		fmt.Fprintln(out, progress.OneLine(labelled(e.Label)+": "+text))
 		shown++
 	}
 	if shown == 0 && from != "" {
