@@ -28,7 +28,8 @@ func (x *Executor) file(ctx context.Context, v *llb.Vertex, op *llb.File, inputs
 	return d, err
 }
 
-// Foresee implements solver.Foreseer: what a File operation gives can be told by its inputs, as long as no archive has to be read for it.
+// Foresee implements solver.Foreseer: what a File operation gives can be told by its inputs, as long as no archive has to be read
+// for it.
 func (x *Executor) Foresee(ctx context.Context, v *llb.Vertex, inputs []digest.Digest) (d digest.Digest, ok bool, err error) {
 	op, is := v.Op().(*llb.File)
 	if !is || !foreseeable(op) {

@@ -43,7 +43,8 @@ type Comparison struct {
 	Before *Build
 	// Rerun reports whether a step of Now has run, or is about to.
 	Rerun func(step int) bool
-	// Evicted, when not nil, says what became of a result that was there, by the keys that led to it, like "evicted 2 h ago by the size limit".
+	// Evicted, when not nil, says what became of a result that was there, by the keys that led to it, like "evicted 2 h ago by
+	// the size limit".
 	Evicted func(definition, content digest.Digest) (string, bool)
 
 	selecting func(step int) []Selection // what the steps of a build under way have read

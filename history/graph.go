@@ -21,7 +21,8 @@ type Graph struct {
 // A Step is a vertex of the graph.
 type Step struct {
 	ID digest.Digest `json:"id"` // of the vertex
-	// Definition is the definition key; it is zero for sources that are known with the graph, and for a step that a build with --no-cache has not come to.
+	// Definition is the definition key; it is zero for sources that are known with the graph, and for a step that a build with
+	// --no-cache has not come to.
 	Definition digest.Digest `json:"definition,omitzero"`
 	Op         digest.Digest `json:"op"` // the digest of the operation alone
 	Kind       Kind          `json:"kind"`
@@ -85,7 +86,8 @@ type Selection struct {
 // A Namer tells apart the variables of a process: those that an ARG declares are arguments.
 type Namer func(variable string) (argument bool)
 
-// NewGraph returns the steps below root, without keys and files. A build that is all reused asks for nothing more than their name.
+// NewGraph returns the steps below root, without keys and files. A build that is all reused asks for nothing more than their
+// name.
 func NewGraph(root *llb.Vertex, argument Namer) *Graph {
 	g := &Graph{argument: argument}
 	place := map[digest.Digest]int{}

@@ -1,11 +1,12 @@
 // Package history keeps records of builds, and says why a step of one was not reused.
 //
-// A record has two halves. The *graph* is what was asked for: each step with its definition in plain fields, its keys, and what it
-// selects of its inputs. It is named by its content, so a build that changes nothing shares the graph of the one before. The *build*
-// is what became of it: which steps ran, for how long, and the cause of each. Beside them lie the facts of single steps, by
-// definition key, and lists of selected files, by the digest that counts in the keys.
+// A record has two halves. The *graph* is what was asked for: each step with its definition in plain fields, its keys, and what
+// it selects of its inputs. It is named by its content, so a build that changes nothing shares the graph of the one before. The
+// *build* is what became of it: which steps ran, for how long, and the cause of each. Beside them lie the facts of single steps,
+// by definition key, and lists of selected files, by the digest that counts in the keys.
 //
-// The package decides nothing: the solver runs and reuses, a Recorder listens. What is lost or damaged here costs an answer, never a build.
+// The package decides nothing: the solver runs and reuses, a Recorder listens. What is lost or damaged here costs an answer,
+// never a build.
 package history
 
 import (
@@ -177,12 +178,15 @@ func (l *Log) Builds(f func(*Build) bool) error {
 // ErrNoBuild is wrapped by Find's errors.
 var ErrNoBuild = errors.New("no such build")
 
+// shortest is how much of an ID names a build: less could be a word.
+const shortest = 4
+
 // Find returns the build that text names: the beginning of an ID, or a tag, which is that of the newest build with it.
 func (l *Log) Find(text string) (*Build, error) {
 	var found, tagged *Build
 	several := false
 	err := l.Builds(func(b *Build) bool {
-		if text != "" && strings.HasPrefix(b.ID, text) {
+		if len(text) >= shortest && strings.HasPrefix(b.ID, text) {
 			several, found = found != nil, cmp.Or(found, b)
 		}
 		if tagged == nil && slices.ContainsFunc(b.Subject.Tags, func(tag string) bool { return sameTag(tag, text) }) {
@@ -209,9 +213,9 @@ func sameTag(full, text string) bool {
 	return full == text || full == "docker.io/"+text || full == "docker.io/library/"+text
 }
 
-// Before returns the build that one of this subject is compared with, or nil when there is none: the newest with the same context, file,
-// target and platform; else one that differs in target and platform; else one with a tag in common, since a checkout may
-// be somewhere else each time. It looks at builds that are older than before, unless that is nil.
+// Before returns the build that one of this subject is compared with, or nil when there is none: the newest with the same
+// context, file, target and platform; else one that differs in target and platform; else one with a tag in common, since a
+// checkout may be somewhere else each time. It looks at builds that are older than before, unless that is nil.
 func (l *Log) Before(s Subject, before *Build) (*Build, error) {
 	var same, near, tagged *Build
 	err := l.Builds(func(b *Build) bool {
@@ -287,8 +291,8 @@ func (l *Log) forget() error {
 // grace is how old a record must be to be removed since nothing points at it: a build that is under way may be about to.
 const grace = time.Hour
 
-// sweep removes what no build points at. What a graph points at was made as young as the graph when that was written, so what is older
-// than all graphs that are kept belongs to none of them: no graph has to be read.
+// sweep removes what no build points at. What a graph points at was made as young as the graph when that was written, so what is
+// older than all graphs that are kept belongs to none of them: no graph has to be read.
 func (l *Log) sweep(now time.Time) error {
 	kept := map[string]bool{}
 	if err := l.Builds(func(b *Build) bool { kept[fileOf("graphs", b.Graph)] = true; return true }); err != nil {

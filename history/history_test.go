@@ -278,7 +278,7 @@ func TestBefore(t *testing.T) {
 			t.Errorf("%+v: %q, want %q", c.subject, got, c.want)
 		}
 	}
-	for text, want := range map[string]string{"ids": "idsecond", "app": "idtagged", "app:latest": "idtagged", "id": "", "nothing": ""} {
+	for text, want := range map[string]string{"idse": "idsecond", "ids": "", "app": "idtagged", "app:latest": "idtagged", "id": "", "nothing": ""} {
 		b, err := l.Find(text)
 		if (err != nil) != (want == "") || err == nil && b.ID != want || err != nil && !errors.Is(err, ErrNoBuild) {
 			t.Errorf("find %q: %v %v, want %q", text, b, err, want)

@@ -180,8 +180,8 @@ func (s *Store) Commit(ctx context.Context, parent digest.Digest, c *Changes, cr
 	})
 }
 
-// Foresee returns an ID that stands for the chain that Commit would make, and whether that can be told: the digests of all files must be
-// known. It is good for Content, Chain and View, in this Store only; its files have no bytes.
+// Foresee returns an ID that stands for the chain that Commit would make, and whether that can be told: the digests of all files
+// must be known. It is good for Content, Chain and View, in this Store only; its files have no bytes.
 func (s *Store) Foresee(parent digest.Digest, c *Changes) (digest.Digest, bool, error) {
 	changes, err := c.changes()
 	if err != nil {

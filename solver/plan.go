@@ -32,14 +32,14 @@ type Decision struct {
 	On []*llb.Vertex
 }
 
-// A Foreseer tells the result of a step that must run without running it, where it can. The result is good for asking for the keys of other
-// steps, and for nothing else.
+// A Foreseer tells the result of a step that must run without running it, where it can. The result is good for asking for the
+// keys of other steps, and for nothing else.
 type Foreseer interface {
 	Foresee(ctx context.Context, v *llb.Vertex, inputs []digest.Digest) (digest.Digest, bool, error)
 }
 
-// Plan returns what Solve would do now with v and all that it is made from, inputs first. It runs nothing and records
-// nothing, but finds out what lies elsewhere, as Solve does. Of two steps with one content key it cannot tell which of them will run.
+// Plan returns what Solve would do now with v and all that it is made from, inputs first. It runs nothing and records nothing,
+// but finds out what lies elsewhere, as Solve does. Of two steps with one content key it cannot tell which of them will run.
 func (s *Solver) Plan(ctx context.Context, v *llb.Vertex, f Foreseer) ([]Decision, error) {
 	r, ctx, stop := s.start(ctx, v)
 	defer stop()

@@ -44,8 +44,8 @@ type Solver struct {
 	Observer Observer
 	// Jobs is how many steps run at once; it is at least 1.
 	Jobs int64
-	// Expect, when not nil, says how long a step will run, by earlier builds; 0 is not known. It decides which steps come first when there
-	// are more than Jobs, and is only asked then.
+	// Expect, when not nil, says how long a step will run, by earlier builds; 0 is not known. It decides which steps come first
+	// when there are more than Jobs, and is only asked then.
 	Expect func(v *llb.Vertex) time.Duration
 }
 

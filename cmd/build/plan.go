@@ -80,7 +80,8 @@ type forecast struct {
 	Run     int `json:"run"`     // steps that will run
 	Depends int `json:"depends"` // steps that run unless others give what they gave before
 	Reuse   int `json:"reuse"`
-	// Time is how long the steps take that run or may, when there are enough processors, and Work all of them together; 0 is not known.
+	// Time is how long the steps take that run or may, when there are enough processors, and Work all of them together; 0 is not
+	// known.
 	Time    time.Duration `json:"time"`
 	Work    time.Duration `json:"work"`
 	Unknown int           `json:"unknown"` // steps of which no time is known

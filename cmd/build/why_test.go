@@ -265,8 +265,8 @@ var mutations = []struct {
 
 const goneText = "its result is not in the store any more"
 
-// Of forty and more changes each one is named as the cause, and of no step but those that it is the cause of. What a plan says before is
-// what the build does.
+// Of forty and more changes each one is named as the cause, and of no step but those that it is the cause of. What a plan says
+// before is what the build does.
 func TestMutations(t *testing.T) {
 	b := newBench(t)
 	for _, m := range mutations {
