@@ -28,11 +28,15 @@ func (x *Executor) file(ctx context.Context, v *llb.Vertex, op *llb.File, inputs
 	return d, err
 }
 
-// Foresee implements solver.Foreseer: what a File operation gives can be told by its inputs, as long as no archive has to be read
-// for it.
+// Foresee implements solver.Foreseer: what a File or Merge operation gives can be told by its inputs, as long as no archive has
+// to be read for it.
 func (x *Executor) Foresee(ctx context.Context, v *llb.Vertex, inputs []digest.Digest) (d digest.Digest, ok bool, err error) {
-	op, is := v.Op().(*llb.File)
-	if !is || !foreseeable(op) {
+	if _, ok := v.Op().(*llb.Merge); ok {
+		d, err = x.Layers.ForeseeStack(inputs[0], inputs[1])
+		return d, err == nil, err
+	}
+	op, ok := v.Op().(*llb.File)
+	if !ok || !foreseeable(op) {
 		return digest.Digest{}, false, nil
 	}
 	err = x.apply(ctx, v, op, inputs, x.Now(), func(out *snapshot.Changes) error {

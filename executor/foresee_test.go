@@ -44,15 +44,34 @@ func TestForeseenContent(t *testing.T) {
 		if made, err = x.Execute(t.Context(), v, []digest.Digest{made, {}}[:len(inputs)]); err != nil {
 			t.Fatal(err)
 		}
-		a, err1 := x.Layers.Content(foreseen)
-		b, err2 := x.Layers.Content(made)
-		if err1 != nil || err2 != nil || a != b {
-			t.Errorf("step %d: content %s foreseen, %s made; %v %v", i, a, b, err1, err2)
+		if a, b := content(t, x, foreseen), content(t, x, made); a != b {
+			t.Errorf("step %d: content %s foreseen, %s made", i, a, b)
 		}
+	}
+	linked := llb.New(&llb.Merge{}, []*llb.Vertex{v, v}, llb.Meta{})
+	a, ok, err := x.Foresee(t.Context(), linked, []digest.Digest{foreseen, foreseen})
+	if err != nil || !ok {
+		t.Fatal(ok, err)
+	}
+	b, err := x.Execute(t.Context(), linked, []digest.Digest{made, made})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, b := content(t, x, a), content(t, x, b); a != b {
+		t.Errorf("a merge: content %s foreseen, %s made", a, b)
 	}
 	if ok, err := x.Layers.Usable(foreseen); ok || err != nil {
 		t.Errorf("what is foreseen is no result, and usable is %v, %v", ok, err)
 	}
+}
+
+func content(t *testing.T, x *Executor, result digest.Digest) digest.Digest {
+	t.Helper()
+	d, err := x.Layers.Content(result)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
 }
 
 func TestWhatCannotBeForeseen(t *testing.T) {

@@ -202,10 +202,31 @@ func (s *Store) Foresee(parent digest.Digest, c *Changes) (digest.Digest, bool, 
 	h := digest.NewHasher("foreseen layer/v1") // no tar has this digest
 	h.Digest("content", t.Content)
 	t.DiffID = h.Sum()
-	chain := &Chain{ID: chainID(parent, t.DiffID), Parent: parent, Layer: t.DiffID, Content: chainContent(below, t.Content)}
 	s.tocs.Store(t.DiffID, t)
-	s.chains.Store(chain.ID, chain)
-	return chain.ID, true, nil
+	return s.foresee(parent, below, t.DiffID, t.Content), true, nil
+}
+
+// ForeseeStack returns an ID that stands for the chain that Stack would make, as Foresee does.
+func (s *Store) ForeseeStack(lower, upper digest.Digest) (digest.Digest, error) {
+	chains, err := s.Chains(upper)
+	if err != nil {
+		return digest.Digest{}, err
+	}
+	for _, c := range chains {
+		below, err := s.Content(lower)
+		if err != nil {
+			return digest.Digest{}, err
+		}
+		lower = s.foresee(lower, below, c.Layer, c.Content)
+	}
+	return lower, nil
+}
+
+// foresee keeps a chain in memory, unless it is there, and returns its ID.
+func (s *Store) foresee(parent, below, layer, content digest.Digest) digest.Digest {
+	c := &Chain{ID: chainID(parent, layer), Parent: parent, Layer: layer, Content: chainContent(below, content)}
+	s.chains.LoadOrStore(c.ID, c)
+	return c.ID
 }
 
 // commitNew makes a layer of what write writes, and returns the ID of the chain with it on top of parent.

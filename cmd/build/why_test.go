@@ -217,6 +217,7 @@ var mutations = []struct {
 	{"the exec form", edit("RUN id -u > /tmp/id", `RUN ["id", "-u"]`), []string{`RUN ["id",: command "id -u > /tmp/id" -> "id -u", no shell any more`}},
 	{"the shell", edit("RUN id -u", "SHELL [\"/bin/sh\", \"-x\", \"-c\"]\nRUN id -u"), []string{`RUN id: shell "/bin/sh -c" -> "/bin/sh -x -c"`}},
 	{"a new step", edit("USER 1000", "RUN true\nUSER 1000"), []string{"RUN true: new step"}},
+	{"a linked copy", edit("COPY <<EOT", "COPY --link go.mod /m\nCOPY <<EOT"), []string{"COPY --link: new step", "LINK COPY: new step"}},
 	{"the working directory", edit("USER 1000", "WORKDIR /tmp\nUSER 1000"), []string{"RUN id: WORKDIR /src -> /tmp", "WORKDIR /tmp: new step"}},
 	{"the user", edit("USER 1000", "USER 1001"), []string{"RUN id: USER 1000 -> 1001"}},
 	{"another cache", edit("id=c,", "id=d,"), []string{
