@@ -12,18 +12,18 @@ import (
 
 // A File is one name of a selection, with what of it counts in the key of the step that selects it.
 type File struct {
-	Path   string        `json:"p"` // in the input
-	Type   string        `json:"t"` // as snapshot.Type
-	Mode   uint32        `json:"m,omitempty"`
-	Digest digest.Digest `json:"d,omitzero"`
-	Owner  string        `json:"o,omitempty"` // unless it is 0:0
+	Path   string // in the input
+	Type   snapshot.Type
+	Mode   uint32
+	Digest digest.Digest
+	Owner  string // unless it is 0:0
 	// Rest is what else counts: the target of a link, a device, extended attributes.
-	Rest string `json:"r,omitempty"`
+	Rest string
 }
 
 // newFile returns e as it is kept.
 func newFile(e *snapshot.Entry) File {
-	f := File{Path: e.Path, Type: string(rune(e.Type)), Mode: e.Mode, Digest: e.Digest, Rest: e.Link}
+	f := File{Path: e.Path, Type: e.Type, Mode: e.Mode, Digest: e.Digest, Rest: e.Link}
 	if e.UID != 0 || e.GID != 0 {
 		f.Owner = fmt.Sprintf("%d:%d", e.UID, e.GID)
 	}
@@ -44,24 +44,38 @@ func (l *Log) AddFiles(d digest.Digest, entries iter.Seq[snapshot.Entry]) error 
 	if l.has(name) {
 		return nil
 	}
-	files := []File{}
+	var files []File
 	for e := range entries {
 		files = append(files, newFile(&e))
 	}
-	return l.write(name, files)
+	return l.disk.WriteFile(name, marshalFiles(files))
 }
 
-// files returns what is behind the digest of a selection, by path, if it is known.
-func (l *Log) files(d digest.Digest) (map[string]File, bool) {
-	var list []File
-	if !l.read(fileOf("files", d), &list) {
+// files returns what is behind the digest of a selection, if it is known.
+func (l *Log) files(d digest.Digest) ([]File, bool) {
+	b, err := l.disk.ReadFile(fileOf("files", d))
+	if err != nil {
 		return nil, false
 	}
-	out := make(map[string]File, len(list))
-	for _, f := range list {
-		out[f.Path] = f
+	return parseFiles(b)
+}
+
+// apart returns what is left of two lists without what they begin and end with alike, by path: of many files few change.
+func apart(a, b []File) (x, y map[string]File) {
+	for len(a) > 0 && len(b) > 0 && a[0] == b[0] {
+		a, b = a[1:], b[1:]
 	}
-	return out, true
+	for len(a) > 0 && len(b) > 0 && a[len(a)-1] == b[len(b)-1] {
+		a, b = a[:len(a)-1], b[:len(b)-1]
+	}
+	byPath := func(list []File) map[string]File {
+		out := make(map[string]File, len(list))
+		for _, f := range list {
+			out[f.Path] = f
+		}
+		return out
+	}
+	return byPath(a), byPath(b)
 }
 
 // named is how many changed files are named before the others are counted.
@@ -70,11 +84,12 @@ const named = 3
 // filesCause says in which way the files of one selection are not those of another. When the operations are not the same,
 // one may replace what the other takes from the files: modes and owners that it does not look at are no difference.
 func (l *Log) filesCause(old, now digest.Digest, otherOp bool) string {
-	before, ok1 := l.files(old)
-	after, ok2 := l.files(now)
+	list1, ok1 := l.files(old)
+	list2, ok2 := l.files(now)
 	if !ok1 || !ok2 {
 		return "the files changed"
 	}
+	before, after := apart(list1, list2)
 	var changed, dressed, added, gone []string // dressed: the same bytes in other clothes
 	for p, f := range after {
 		if o, ok := before[p]; !ok {
@@ -107,7 +122,7 @@ func (l *Log) filesCause(old, now digest.Digest, otherOp bool) string {
 
 // countable returns the path of a file; folders end in a slash.
 func countable(f File, p string) string {
-	if f.Type == string(rune(snapshot.Dir)) {
+	if f.Type == snapshot.Dir {
 		return p + "/"
 	}
 	return p
@@ -131,7 +146,10 @@ func count(sign string, paths []string) []string {
 }
 
 // kinds are the types of files for people.
-var kinds = map[string]string{"f": "a file", "d": "a folder", "l": "a symbolic link", "h": "a hard link", "c": "a device", "b": "a device", "p": "a fifo"}
+var kinds = map[snapshot.Type]string{
+	snapshot.Regular: "a file", snapshot.Dir: "a folder", snapshot.Symlink: "a symbolic link", snapshot.Hardlink: "a hard link",
+	snapshot.Char: "a device", snapshot.Block: "a device", snapshot.Fifo: "a fifo",
+}
 
 // difference says what of f became another in now, beginning with a space; "" is nothing.
 func (f File) difference(now File) string {

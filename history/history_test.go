@@ -1,6 +1,7 @@
 package history
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -234,6 +235,24 @@ func TestModesThatAreReplaced(t *testing.T) {
 	if got := l.filesCause(old, now, false); got != "a 0644 -> 0000" {
 		t.Error(got)
 	}
+}
+
+func FuzzParseFiles(f *testing.F) {
+	sealed := func(b []byte) []byte { sum := sha256.Sum256(b); return append(b, sum[:]...) }
+	good := marshalFiles([]File{{Path: "a", Type: snapshot.Regular, Mode: 0o644, Digest: digest.Digest{1}}, {Path: "l", Type: snapshot.Symlink, Rest: "a", Owner: "1:2"}})
+	f.Add(good[len(listMagic) : len(good)-sha256.Size])
+	f.Fuzz(func(t *testing.T, body []byte) {
+		parseFiles(body)
+		b := sealed(append([]byte(listMagic), body...))
+		files, ok := parseFiles(b)
+		if !ok {
+			return
+		}
+		again, ok := parseFiles(marshalFiles(files))
+		if !ok || !slices.Equal(again, files) {
+			t.Errorf("%v and then %v", files, again)
+		}
+	})
 }
 
 // save keeps a build of its own graph.
