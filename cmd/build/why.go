@@ -115,7 +115,7 @@ type explained struct {
 	Label  string         `json:"label"`
 	Number string         `json:"number,omitempty"`
 	Pos    string         `json:"position,omitempty"`
-	Action string         `json:"action"` // ran, reused or source; "" when two builds are compared
+	Action string         `json:"action"` // ran, reused or source; "" when it was not come to, or two builds are compared
 	Status history.Status `json:"status,omitempty"`
 	Took   time.Duration  `json:"took,omitempty"` // nanoseconds
 	Cause  *history.Cause `json:"cause,omitempty"`
