@@ -15,7 +15,7 @@ const module = "github.com/seed0570efb0/build/"
 // allowed says which packages of this module a package may import, besides internal/digest, which is open to
 // all. It is the package map of docs/architecture.md; an arrow that is not here is a mistake in the design.
 var allowed = map[string][]string{
-	"cmd/build": {"cache", "executor", "executor/sandbox", "exporter", "internal/progress", "internal/userns",
+	"cmd/build": {"cache", "executor", "executor/sandbox", "exporter", "history", "internal/progress", "internal/userns",
 		"llb", "llb/lower", "parser", "snapshot", "solver", "source"},
 	"parser":                   {},
 	"llb":                      {},
@@ -27,6 +27,7 @@ var allowed = map[string][]string{
 	"executor/sandbox/oneuid":  {"executor/sandbox/seccomp", "internal/owners"},
 	"executor/sandbox/seccomp": {},
 	"executor/sandbox/uplink":  {},
+	"history":                  {"cache", "llb", "snapshot", "solver"},
 	"snapshot":                 {"cache", "internal/owners", "internal/safefs"},
 	"source":                   {"cache", "internal/safefs", "llb", "snapshot"},
 	"exporter":                 {"cache", "internal/safefs", "snapshot", "source"},

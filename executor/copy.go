@@ -8,6 +8,7 @@ import (
 	"path"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/seed0570efb0/build/internal/digest"
 	"github.com/seed0570efb0/build/llb"
@@ -18,12 +19,51 @@ import (
 var hashers = runtime.NumCPU()
 
 // file runs a File operation: it needs no sandbox and unpacks nothing.
-func (x *Executor) file(ctx context.Context, v *llb.Vertex, op *llb.File, inputs []digest.Digest) (digest.Digest, error) {
+func (x *Executor) file(ctx context.Context, v *llb.Vertex, op *llb.File, inputs []digest.Digest) (d digest.Digest, err error) {
+	now := x.Now()
+	err = x.apply(ctx, v, op, inputs, now, func(out *snapshot.Changes) error {
+		d, err = x.Layers.Commit(ctx, inputs[0], out, now)
+		return err
+	})
+	return d, err
+}
+
+// Foresee implements solver.Foreseer: what a File or Merge operation gives can be told by its inputs, as long as no archive has
+// to be read for it.
+func (x *Executor) Foresee(ctx context.Context, v *llb.Vertex, inputs []digest.Digest) (d digest.Digest, ok bool, err error) {
+	if _, ok := v.Op().(*llb.Merge); ok {
+		d, err = x.Layers.ForeseeStack(inputs[0], inputs[1])
+		return d, err == nil, err
+	}
+	op, ok := v.Op().(*llb.File)
+	if !ok || !foreseeable(op) {
+		return digest.Digest{}, false, nil
+	}
+	err = x.apply(ctx, v, op, inputs, x.Now(), func(out *snapshot.Changes) error {
+		d, ok, err = x.Layers.Foresee(inputs[0], out)
+		return err
+	})
+	if err != nil { // it will fail when it is run, and say so then; or it needs the bytes of a file that is foreseen itself
+		return digest.Digest{}, false, context.Cause(ctx)
+	}
+	return d, ok, nil
+}
+
+func foreseeable(op *llb.File) bool {
+	for _, a := range op.Actions {
+		if c, ok := a.(*llb.Copy); ok && c.Unpack {
+			return false
+		}
+	}
+	return true
+}
+
+// apply collects the changes of a File operation, and calls then with them while what they read is open.
+func (x *Executor) apply(ctx context.Context, v *llb.Vertex, op *llb.File, inputs []digest.Digest, now time.Time, then func(*snapshot.Changes) error) error {
 	base, err := x.Layers.View(ctx, inputs[0])
 	if err != nil {
-		return digest.Digest{}, err
+		return err
 	}
-	now := x.Now()
 	f := &filer{ctx: ctx, x: x, out: snapshot.NewChanges(base), base: base, now: now.Unix()}
 	if x.Epoch != nil {
 		f.now = x.Epoch.Unix()
@@ -42,10 +82,10 @@ func (x *Executor) file(ctx context.Context, v *llb.Vertex, op *llb.File, inputs
 			}
 		}
 		if err != nil {
-			return digest.Digest{}, err
+			return err
 		}
 	}
-	return x.Layers.Commit(ctx, inputs[0], f.out, now)
+	return then(f.out)
 }
 
 // A filer applies actions to changes.

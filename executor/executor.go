@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"iter"
 	"net"
 	"time"
 
@@ -40,6 +41,9 @@ type Executor struct {
 	ShmSize int64
 	// Usage, when not nil, gets what the process of a step has used.
 	Usage func(v *llb.Vertex, u sandbox.Usage)
+	// Selected, when not nil, is told what a step reads of an input: the digest that counts in its key, and what is behind it, with
+	// paths in the input and without what the step replaces. The entries are only good until it returns.
+	Selected func(v *llb.Vertex, input int, d digest.Digest, entries iter.Seq[snapshot.Entry])
 	// Now tells the time that new layers and directories get.
 	Now func() time.Time
 	// Epoch, when not nil, is the time that directories get which a COPY has to make. Like all times it is in no key.

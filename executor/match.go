@@ -102,37 +102,68 @@ func globIn(t snapshot.Tree, dir, elem string) ([]string, error) {
 	return out, nil
 }
 
+// A reading is what a step reads of one input, on its way into a hasher.
+type reading struct {
+	*digest.Hasher
+	parts []part
+}
+
+// A part of a reading is a list of entries, of which some metadata is replaced.
+type part struct {
+	list []selected
+	replaced
+}
+
+// entries are all that was read, as it was hashed but for the paths, which are those in the tree.
+func (r *reading) entries(yield func(snapshot.Entry) bool) {
+	for _, p := range r.parts {
+		for _, s := range p.list {
+			p.forget(&s)
+			if !yield(s.Entry) {
+				return
+			}
+		}
+	}
+}
+
 // selection returns the digest of all that v reads of its given input, the tree t: what its sources match,
 // by name, and everything below.
 func (x *Executor) selection(ctx context.Context, v *llb.Vertex, input int, t snapshot.Tree) (digest.Digest, error) {
 	if t == nil {
 		return digest.Digest{}, fmt.Errorf("input %d of %s is not one that files are read from", input, v.Meta().Label)
 	}
-	h := digest.NewHasher("selection/v1")
+	r := &reading{Hasher: digest.NewHasher("selection/v1")}
 	var err error
 	switch op := v.Op().(type) {
 	case *llb.File:
 		for _, a := range op.Actions {
 			if c, ok := a.(*llb.Copy); ok && c.From == input && err == nil {
-				err = hashSources(ctx, h, t, c)
+				err = hashSources(ctx, r, t, c)
 			}
 		}
 	case *llb.Exec:
-		err = hashMounts(ctx, h, t, op, input)
+		err = hashMounts(ctx, r, t, op, input)
 	}
-	return h.Sum(), err
+	if err != nil {
+		return digest.Digest{}, err
+	}
+	d := r.Sum()
+	if x.Selected != nil {
+		x.Selected(v, input, d, r.entries)
+	}
+	return d, nil
 }
 
-func hashSources(ctx context.Context, h *digest.Hasher, t snapshot.Tree, c *llb.Copy) error {
+func hashSources(ctx context.Context, r *reading, t snapshot.Tree, c *llb.Copy) error {
 	for _, src := range c.Sources {
 		found, err := matches(t, src)
 		if err != nil {
 			return err
 		}
-		h.Int("matches", int64(len(found)))
+		r.Int("matches", int64(len(found)))
 		for _, m := range found {
-			h.String("name", m.name)
-			if err := hashSource(ctx, h, t, m.entry, c, src); err != nil {
+			r.String("name", m.name)
+			if err := hashSource(ctx, r, t, m.entry, c, src); err != nil {
 				return err
 			}
 		}
@@ -140,22 +171,22 @@ func hashSources(ctx context.Context, h *digest.Hasher, t snapshot.Tree, c *llb.
 	return nil
 }
 
-// hashSource writes what c takes of a match of src into h. Of a folder that is what is in it, not its metadata.
-func hashSource(ctx context.Context, h *digest.Hasher, t snapshot.Tree, root snapshot.Entry, c *llb.Copy, src llb.Source) error {
+// hashSource writes what c takes of a match of src into r. Of a folder that is what is in it, not its metadata.
+func hashSource(ctx context.Context, r *reading, t snapshot.Tree, root snapshot.Entry, c *llb.Copy, src llb.Source) error {
 	mode, err := parseMode(c.Mode)
 	if err != nil {
 		return err
 	}
-	r := replaced{mode: mode.bits != nil, owner: c.Owner != nil}
+	gone := replaced{mode: mode.bits != nil, owner: c.Owner != nil}
 	if root.Type != snapshot.Dir {
-		return hashEntries(ctx, h, t, root.Path, []selected{{Entry: root}}, r)
+		return hashEntries(ctx, r, t, root.Path, part{[]selected{{Entry: root}}, gone})
 	}
 	list, err := selectBelow(ctx, t, root.Path, c, src)
 	if err != nil {
 		return err
 	}
-	snapshot.HashEntry(h, &snapshot.Entry{Path: ".", Type: snapshot.Dir})
-	return hashEntries(ctx, h, t, root.Path, list, r)
+	snapshot.HashEntry(r.Hasher, &snapshot.Entry{Path: ".", Type: snapshot.Dir})
+	return hashEntries(ctx, r, t, root.Path, part{list, gone})
 }
 
 // A replaced says which metadata a Copy gives to all that it takes, whatever they had.
@@ -171,8 +202,8 @@ func (r replaced) forget(s *selected) {
 	}
 }
 
-// hashTree writes root and all below it into h.
-func hashTree(ctx context.Context, h *digest.Hasher, t snapshot.Tree, root snapshot.Entry) error {
+// hashTree writes root and all below it into r.
+func hashTree(ctx context.Context, r *reading, t snapshot.Tree, root snapshot.Entry) error {
 	var list []selected
 	err := snapshot.Walk(t, root.Path, func(e snapshot.Entry) (bool, error) {
 		list = append(list, selected{Entry: e})
@@ -181,16 +212,16 @@ func hashTree(ctx context.Context, h *digest.Hasher, t snapshot.Tree, root snaps
 	if err != nil {
 		return err
 	}
-	return hashEntries(ctx, h, t, root.Path, list, replaced{})
+	return hashEntries(ctx, r, t, root.Path, part{list: list})
 }
 
-// hashEntries writes entries into h without what is replaced, with paths relative to root, whose own place does not
+// hashEntries writes entries into r without what is replaced, with paths relative to root, whose own place does not
 // matter. The digests of many files are computed at once.
-func hashEntries(ctx context.Context, h *digest.Hasher, t snapshot.Tree, root string, list []selected, r replaced) error {
+func hashEntries(ctx context.Context, r *reading, t snapshot.Tree, root string, p part) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(hashers)
-	for i := range list {
-		if e := &list[i].Entry; e.Type == snapshot.Regular && e.Digest.IsZero() {
+	for i := range p.list {
+		if e := &p.list[i].Entry; e.Type == snapshot.Regular && e.Digest.IsZero() {
 			g.Go(func() (err error) {
 				e.Digest, err = t.Digest(ctx, *e)
 				return err
@@ -200,16 +231,17 @@ func hashEntries(ctx context.Context, h *digest.Hasher, t snapshot.Tree, root st
 	if err := g.Wait(); err != nil {
 		return err
 	}
+	r.parts = append(r.parts, p)
 	names := map[string]string{} // inode -> first name
-	for _, s := range list {
+	for _, s := range p.list {
 		s.Path = relative(root, s.Path)
-		r.forget(&s)
-		snapshot.HashEntry(h, &s.Entry)
+		p.forget(&s)
+		snapshot.HashEntry(r.Hasher, &s.Entry)
 		if s.Inode == "" {
 			continue
 		}
 		if first, ok := names[s.Inode]; ok {
-			h.String("hard link to", first)
+			r.String("hard link to", first)
 		} else {
 			names[s.Inode] = s.Path
 		}

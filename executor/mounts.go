@@ -97,8 +97,8 @@ func showsAll(op *llb.Exec, input int) bool {
 	return false
 }
 
-// hashMounts writes what the mounts of op show of an input into h.
-func hashMounts(ctx context.Context, h *digest.Hasher, t snapshot.Tree, op *llb.Exec, input int) error {
+// hashMounts writes what the mounts of op show of an input into r.
+func hashMounts(ctx context.Context, r *reading, t snapshot.Tree, op *llb.Exec, input int) error {
 	for i := range op.Mounts {
 		m := &op.Mounts[i]
 		if m.From != input {
@@ -108,7 +108,7 @@ func hashMounts(ctx context.Context, h *digest.Hasher, t snapshot.Tree, op *llb.
 		if err != nil {
 			return err
 		}
-		if err := hashTree(ctx, h, t, found); err != nil {
+		if err := hashTree(ctx, r, t, found); err != nil {
 			return err
 		}
 	}

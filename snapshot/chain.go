@@ -48,10 +48,7 @@ func (s *Store) Append(parent, layer, content digest.Digest, created time.Time) 
 	if err != nil {
 		return id, err
 	}
-	h := digest.NewHasher("chain/v1")
-	h.Digest("parent", below)
-	h.Digest("layer", content)
-	c := &Chain{ID: id, Parent: parent, Layer: layer, Content: h.Sum(), Created: created.UTC()}
+	c := &Chain{ID: id, Parent: parent, Layer: layer, Content: chainContent(below, content), Created: created.UTC()}
 	b, err := json.Marshal(c)
 	if err != nil {
 		return id, err
@@ -61,6 +58,14 @@ func (s *Store) Append(parent, layer, content digest.Digest, created time.Time) 
 	}
 	s.chains.Store(id, c)
 	return id, nil
+}
+
+// chainContent names what a chain holds by the content of what is below its topmost layer, and of that.
+func chainContent(below, layer digest.Digest) digest.Digest {
+	h := digest.NewHasher("chain/v1")
+	h.Digest("parent", below)
+	h.Digest("layer", layer)
+	return h.Sum()
 }
 
 // AppendImage records the chain of an image's layers, lowest first, and returns its ID.

@@ -180,6 +180,55 @@ func (s *Store) Commit(ctx context.Context, parent digest.Digest, c *Changes, cr
 	})
 }
 
+// Foresee returns an ID that stands for the chain that Commit would make, and whether that can be told: the digests of all files
+// must be known. It is good for Content, Chain and View, in this Store only; its files have no bytes.
+func (s *Store) Foresee(parent digest.Digest, c *Changes) (digest.Digest, bool, error) {
+	changes, err := c.changes()
+	if err != nil {
+		return digest.Digest{}, false, err
+	}
+	t := &TOC{}
+	for _, e := range changes {
+		if e.Type == Regular && e.Digest.IsZero() {
+			return digest.Digest{}, false, nil
+		}
+		t.Entries = append(t.Entries, e.Entry)
+	}
+	t.Content = contentDigest(t)
+	below, err := s.Content(parent)
+	if err != nil {
+		return digest.Digest{}, false, err
+	}
+	h := digest.NewHasher("foreseen layer/v1") // no tar has this digest
+	h.Digest("content", t.Content)
+	t.DiffID = h.Sum()
+	s.tocs.Store(t.DiffID, t)
+	return s.foresee(parent, below, t.DiffID, t.Content), true, nil
+}
+
+// ForeseeStack returns an ID that stands for the chain that Stack would make, as Foresee does.
+func (s *Store) ForeseeStack(lower, upper digest.Digest) (digest.Digest, error) {
+	chains, err := s.Chains(upper)
+	if err != nil {
+		return digest.Digest{}, err
+	}
+	for _, c := range chains {
+		below, err := s.Content(lower)
+		if err != nil {
+			return digest.Digest{}, err
+		}
+		lower = s.foresee(lower, below, c.Layer, c.Content)
+	}
+	return lower, nil
+}
+
+// foresee keeps a chain in memory, unless it is there, and returns its ID.
+func (s *Store) foresee(parent, below, layer, content digest.Digest) digest.Digest {
+	c := &Chain{ID: chainID(parent, layer), Parent: parent, Layer: layer, Content: chainContent(below, content)}
+	s.chains.LoadOrStore(c.ID, c)
+	return c.ID
+}
+
 // commitNew makes a layer of what write writes, and returns the ID of the chain with it on top of parent.
 func (s *Store) commitNew(parent digest.Digest, created time.Time, write func(w *Writer) error) (digest.Digest, error) {
 	blob, err := s.disk.NewBlob()

@@ -7,9 +7,9 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/seed0570efb0/build/cache"
 	"github.com/seed0570efb0/build/internal/digest"
@@ -44,6 +44,9 @@ type Solver struct {
 	Observer Observer
 	// Jobs is how many steps run at once; it is at least 1.
 	Jobs int64
+	// Expect, when not nil, says how long a step will run, by earlier builds; 0 is not known. It decides which steps come first
+	// when there are more than Jobs, and is only asked then.
+	Expect func(v *llb.Vertex) time.Duration
 }
 
 // A StepError says which step failed: by its place in the Dockerfile, or by its
@@ -66,7 +69,7 @@ func (e *StepError) Unwrap() error { return e.Err }
 // Solve returns the result of v. Independent steps run at the same time, a step
 // that several others read runs once, and the first failure stops the rest and is the error.
 func (s *Solver) Solve(ctx context.Context, v *llb.Vertex) (digest.Digest, error) {
-	r, ctx, stop := s.start(ctx)
+	r, ctx, stop := s.start(ctx, v)
 	defer stop()
 	d, err := r.solve(ctx, v)
 	if err != nil {
@@ -78,20 +81,26 @@ func (s *Solver) Solve(ctx context.Context, v *llb.Vertex) (digest.Digest, error
 
 // Known returns the result of v when it is remembered by its definition: then Solve will run nothing.
 func (s *Solver) Known(ctx context.Context, v *llb.Vertex) (digest.Digest, bool, error) {
-	r, ctx, stop := s.start(ctx)
+	r, ctx, stop := s.start(ctx, v)
 	defer stop()
 	return r.known(ctx, v)
 }
 
-func (s *Solver) start(ctx context.Context) (*run, context.Context, func()) {
+func (s *Solver) start(ctx context.Context, root *llb.Vertex) (*run, context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	r := &run{
-		Solver: s, fail: cancel, slots: semaphore.NewWeighted(s.Jobs),
+		Solver: s, fail: cancel, slots: &slots{free: s.Jobs},
 		definitions: map[digest.Digest]*call[cache.Key]{},
 		results:     map[digest.Digest]*call[digest.Digest]{},
 		fresh:       map[digest.Digest]bool{},
 		seen:        map[digest.Digest]bool{},
 	}
+	r.ways = sync.OnceValue(func() map[digest.Digest]time.Duration {
+		if s.Expect == nil {
+			return nil
+		}
+		return ways(root, s.Expect)
+	})
 	return r, ctx, func() { cancel(nil) }
 }
 
@@ -99,7 +108,8 @@ func (s *Solver) start(ctx context.Context) (*run, context.Context, func()) {
 type run struct {
 	*Solver
 	fail  context.CancelCauseFunc
-	slots *semaphore.Weighted
+	slots *slots
+	ways  func() map[digest.Digest]time.Duration // from each step to the end of the build
 
 	mu          sync.Mutex
 	definitions map[digest.Digest]*call[cache.Key]
@@ -284,10 +294,10 @@ func (r *run) record(ctx context.Context, v *llb.Vertex, key cache.Key, d digest
 func (r *run) execute(ctx context.Context, v *llb.Vertex, inputs []digest.Digest) (digest.Digest, error) {
 	if !pinned(v) {
 		// Only now: a step that waits for its inputs must not hold a slot.
-		if err := r.slots.Acquire(ctx, 1); err != nil {
-			return digest.Digest{}, context.Cause(ctx)
+		if err := r.slots.acquire(ctx, func() time.Duration { return r.ways()[v.ID()] }); err != nil {
+			return digest.Digest{}, err
 		}
-		defer r.slots.Release(1)
+		defer r.slots.release()
 	}
 	if err := context.Cause(ctx); err != nil {
 		return digest.Digest{}, err

@@ -27,11 +27,13 @@ type world struct {
 	running  atomic.Int64
 	peak     atomic.Int64
 	contents map[digest.Digest]digest.Digest // result -> content, when they differ
+	collapse map[string]bool                 // labels of steps that give what one of that label gave before, whatever they are
+	given    map[string]digest.Digest        // label -> content
 }
 
 func newWorld() *world {
 	return &world{memory: map[cache.Key]digest.Digest{}, ran: map[string]int{}, cached: map[string]int{}, fail: map[string]error{},
-		block: map[string]chan struct{}{}, contents: map[digest.Digest]digest.Digest{}}
+		block: map[string]chan struct{}{}, contents: map[digest.Digest]digest.Digest{}, given: map[string]digest.Digest{}}
 }
 
 func (w *world) solver() *solver.Solver {
@@ -86,7 +88,15 @@ func (w *world) Execute(ctx context.Context, v *llb.Vertex, inputs []digest.Dige
 		}
 	}
 	k, _ := w.Content(ctx, v, inputs)
-	return digest.Digest(k), err
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	d := digest.Digest(k)
+	if old, ok := w.given[name]; ok && w.collapse[name] && old != d {
+		w.contents[d] = old
+	} else {
+		w.given[name] = d
+	}
+	return d, err
 }
 
 func (w *world) Lookup(_ context.Context, k cache.Key) (digest.Digest, bool, error) {

@@ -16,6 +16,7 @@ import (
 	"github.com/seed0570efb0/build/cache"
 	"github.com/seed0570efb0/build/executor"
 	"github.com/seed0570efb0/build/executor/sandbox"
+	"github.com/seed0570efb0/build/history"
 	"github.com/seed0570efb0/build/internal/progress"
 	"github.com/seed0570efb0/build/internal/userns"
 	"github.com/seed0570efb0/build/llb"
@@ -37,6 +38,7 @@ type app struct {
 	remote   *source.Remote
 	executor *executor.Executor
 
+	recorder   *history.Recorder // of the build that is under way
 	display    *progress.Display
 	dockerfile []byte // for excerpts in errors
 }

@@ -28,17 +28,19 @@ func (a *app) buildCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   mainVerb + " [OPTIONS] PATH|URL|-",
 		Short: "Build an image from a Dockerfile; the verb itself may be left out",
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 1 {
-				return usagef("the context is often the current folder: build -t NAME .", "one PATH, URL or - is needed, %d are given", len(args))
-			}
-			return nil
-		},
-		RunE: func(c *cobra.Command, args []string) error { return a.build(c.Context(), o, args[0]) },
+		Args:  oneContext,
+		RunE:  func(c *cobra.Command, args []string) error { return a.build(c.Context(), o, args[0]) },
 	}
 	o.flags(c.Flags())
 	a.isolationFlag(c.Flags())
 	return c
+}
+
+func oneContext(_ *cobra.Command, args []string) error {
+	if len(args) != 1 {
+		return usagef("the context is often the current folder: build -t NAME .", "one PATH, URL or - is needed, %d are given", len(args))
+	}
+	return nil
 }
 
 // A plan is all that is known of a build before anything runs.
@@ -118,11 +120,13 @@ func (a *app) build(ctx context.Context, o *buildOptions, path string) error {
 		return err
 	}
 	a.tidy()
+	a.record(p)
 	var results []*exporter.Result
 	err = a.retryDamaged(func() (err error) {
 		results, err = a.produce(ctx, p)
 		return err
 	})
+	a.endRecord(ctx, err)
 	for _, x := range p.index {
 		if e := x.Save(); e != nil { // the next build hashes the files again
 			a.warn("the digests of the context are not remembered: " + e.Error())

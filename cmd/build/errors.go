@@ -24,6 +24,7 @@ const (
 	exitFailed      = 1   // a step, a registry or an output failed
 	exitUsage       = 3   // wrong options, or a wrong Dockerfile
 	exitHost        = 4   // the host lacks something
+	exitWork        = 5   // "build plan": a step would run, or may
 	exitRun         = 125 // build run has not run anything: what is below may be the status of the process
 	exitInterrupted = 130 // by a signal
 )

@@ -33,6 +33,20 @@ type buildOptions struct {
 // flags makes the flags, whose values are checked by planFlags and its like.
 func (o *buildOptions) flags(f *pflag.FlagSet) {
 	f.SortFlags = true
+	o.definitionFlags(f)
+	f.StringVar(&o.call, "call", "", "what to do: build, check, outline, targets or subrequests.describe, with ,format=json for programs")
+	f.BoolVar(&o.check, "check", false, "look for mistakes in the Dockerfile and build nothing; the same as --call=check")
+	f.StringArrayVarP(&o.outputs, "output", "o", nil, "where the result goes: type=oci|docker|local|tar|registry,dest=PATH; a PATH alone is a folder, - a tar on standard output")
+	f.BoolVar(&o.push, "push", false, "push the image to the registries its names say")
+	f.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but the image's ID")
+	f.StringVar(&o.iidFile, "iidfile", "", "write the image's ID to this file")
+	f.StringVar(&o.metadataFile, "metadata-file", "", "write digests and names to this file, as JSON")
+	f.StringVar(&o.progress, "progress", envOr("BUILDKIT_PROGRESS", "auto"), "how to show progress: auto, tty, plain, rawjson or quiet")
+	o.limits.flags(f)
+}
+
+// definitionFlags makes the flags that say what is built, and not what becomes of it.
+func (o *buildOptions) definitionFlags(f *pflag.FlagSet) {
 	f.StringVarP(&o.file, "file", "f", "", "the Dockerfile: a file, a URL, or - for standard input (default PATH/Dockerfile); in a context that is no folder, a path in it")
 	f.StringArrayVarP(&o.tags, "tag", "t", nil, "name of the image, as NAME[:TAG]; may be repeated")
 	f.StringArrayVar(&o.args, "build-arg", nil, "value of an ARG, as KEY=VALUE, or KEY for that of the environment")
@@ -45,19 +59,10 @@ func (o *buildOptions) flags(f *pflag.FlagSet) {
 	f.StringSliceVar(&o.allow, "allow", nil, "what steps may ask for beyond their sandbox: network.host, the network of this host, or security.insecure, all else")
 	f.StringArrayVar(&o.secrets, "secret", nil, "value for RUN --mount=type=secret, as id=ID,src=FILE or id=ID,env=VARIABLE")
 	f.StringArrayVar(&o.agents, "ssh", nil, "SSH agent for RUN --mount=type=ssh, as default, ID=SOCKET or ID=KEY[,KEY]")
-	f.StringVar(&o.call, "call", "", "what to do: build, check, outline, targets or subrequests.describe, with ,format=json for programs")
-	f.BoolVar(&o.check, "check", false, "look for mistakes in the Dockerfile and build nothing; the same as --call=check")
 	f.BoolVar(&o.noCache, "no-cache", false, "run every step, whatever is known of it")
 	f.StringSliceVar(&o.noCacheFilter, "no-cache-filter", nil, "run every step of these stages")
 	f.BoolVar(&o.pull, "pull", false, "ask the registries again what the tags of base images mean")
-	f.StringArrayVarP(&o.outputs, "output", "o", nil, "where the result goes: type=oci|docker|local|tar|registry,dest=PATH; a PATH alone is a folder, - a tar on standard output")
-	f.BoolVar(&o.push, "push", false, "push the image to the registries its names say")
-	f.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but the image's ID")
-	f.StringVar(&o.iidFile, "iidfile", "", "write the image's ID to this file")
-	f.StringVar(&o.metadataFile, "metadata-file", "", "write digests and names to this file, as JSON")
-	f.StringVar(&o.progress, "progress", envOr("BUILDKIT_PROGRESS", "auto"), "how to show progress: auto, tty, plain, rawjson or quiet")
 	f.Int64Var(&o.jobs, "jobs", int64(max(4*runtime.NumCPU(), 16)), "how many steps may run at once")
-	o.limits.flags(f)
 	o.security.flags(f)
 }
 

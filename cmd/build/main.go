@@ -113,7 +113,7 @@ func (a *app) command() *cobra.Command {
 	root.SetFlagErrorFunc(flagError)
 	main := a.buildCommand()
 	root.AddCommand(main, a.runCommand(), a.imagesCommand(), a.pushCommand(), a.saveCommand(),
-		a.historyCommand(), a.inspectCommand(), a.doctorCommand(), a.versionCommand())
+		a.historyCommand(), a.inspectCommand(), a.whyCommand(), a.planCommand(), a.doctorCommand(), a.versionCommand())
 	root.SetHelpFunc(help(root, main))
 	return root
 }

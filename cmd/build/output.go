@@ -58,7 +58,9 @@ func planRecords(p *plan) error {
 // produce solves the graph and writes the image to its places. Without any place named, that is
 // the store; with names, the store gets them too.
 func (a *app) produce(ctx context.Context, p *plan) ([]*exporter.Result, error) {
-	chain, err := a.solver(p).Solve(ctx, p.lowered.Root)
+	s := a.solver(p)
+	s.Executor, s.Observer, s.Expect = a.recorder, a.recorder, a.recorder.Expect
+	chain, err := s.Solve(ctx, p.lowered.Root)
 	a.executor.EndSteps()
 	if err != nil {
 		return nil, err

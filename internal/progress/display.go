@@ -193,6 +193,21 @@ func (d *Display) Use(v *llb.Vertex, u Usage) {
 	}
 }
 
+// Because shows why v, which has started, is not reused. A log has a line for it if say is set.
+func (d *Display) Because(v *llb.Vertex, cause string, say bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := d.vertex(v)
+	if s.state != running {
+		return
+	}
+	s.because = OneLine(cause)
+	if say {
+		d.view.say(s, "cause: "+s.because)
+	}
+	d.view.tell(news{step: s})
+}
+
 // Warn shows a warning about the whole build.
 func (d *Display) Warn(text string) { d.WarnAbout(Warning{Level: 1, Short: []byte(text)}) }
 
@@ -200,7 +215,7 @@ func (d *Display) Warn(text string) { d.WarnAbout(Warning{Level: 1, Short: []byt
 func (d *Display) WarnAbout(w Warning) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.view.say(nil, "WARNING: "+oneLine(string(w.Short)))
+	d.view.say(nil, "WARNING: "+OneLine(string(w.Short)))
 	d.view.tell(news{warning: &w})
 }
 
@@ -220,7 +235,7 @@ func (d *Display) step(name string, v *llb.Vertex) *Step {
 		display: d,
 		vertex:  v,
 		number:  len(d.build.steps) + 1,
-		name:    oneLine(name),
+		name:    OneLine(name),
 		began:   time.Now(),
 	}
 	s.stdout.step, s.stderr.step = s, s

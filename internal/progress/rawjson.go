@@ -83,6 +83,7 @@ type vertexStatus struct {
 	Cached    bool       `json:"cached,omitempty"`
 	Error     string     `json:"error,omitempty"`
 	Usage     *Usage     `json:"usage,omitempty"` // BuildKit has no such field here
+	Cause     string     `json:"cause,omitempty"` // of not being cached; nor this one
 }
 
 type workStatus struct {
@@ -166,7 +167,7 @@ func (s *Step) digest() string {
 
 // status returns the state of the step for programs.
 func (s *Step) status() *vertexStatus {
-	v := &vertexStatus{Digest: s.digest(), Name: s.name, Started: &s.began, Cached: s.state == cached, Error: s.cause, Usage: s.usage}
+	v := &vertexStatus{Digest: s.digest(), Name: s.name, Started: &s.began, Cached: s.state == cached, Error: s.cause, Usage: s.usage, Cause: s.because}
 	if s.vertex != nil {
 		for _, in := range s.vertex.Inputs() {
 			v.Inputs = append(v.Inputs, in.ID().String())

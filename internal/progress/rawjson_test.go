@@ -97,3 +97,34 @@ func TestRawJSONOfNothing(t *testing.T) {
 		t.Error(lines)
 	}
 }
+
+func TestCauseOfAStep(t *testing.T) {
+	run, first := vertex("RUN make"), vertex("RUN true")
+	steps := func(d *Display) {
+		d.Started(run)
+		d.Because(run, "argument\nVERSION \x1b[1m1 -> 2", true)
+		d.Done(run, nil)
+		d.Because(run, "late", true)
+		d.Started(first)
+		d.Because(first, "first build", false)
+		d.Done(first, nil)
+	}
+	lines := rawOf(t, steps)
+	text, err := json.Marshal(lines)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, is := range map[string]bool{"argument VERSION 1 -\\u003e 2": true, "first build": true, "late": false} {
+		if strings.Contains(string(text), `"cause":"`+want+`"`) != is {
+			t.Errorf("cause %q: want %v in %s", want, is, text)
+		}
+	}
+	check(t, logOf(t, steps), `
+#1 RUN make
+#1 cause: argument VERSION 1 -> 2
+#1 DONE 0.0s
+
+#2 RUN true
+#2 DONE 0.0s
+`)
+}

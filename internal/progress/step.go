@@ -36,6 +36,7 @@ type Step struct {
 	tail         tail
 	cause        string    // of its failure
 	statuses     []*status // in order of first appearance
+	because      string    // it is not reused
 	usage        *Usage
 	note         string // for the line that says it is done
 }
@@ -90,7 +91,7 @@ func (s *Step) Status(text string, current, total int64) {
 	if s.state != running {
 		return
 	}
-	text = oneLine(text)
+	text = OneLine(text)
 	i := slices.IndexFunc(s.statuses, func(u *status) bool { return u.text == text })
 	if i < 0 {
 		i = len(s.statuses)
@@ -122,7 +123,7 @@ func (u *status) line() string {
 func (s *Step) done(err error) {
 	cause := ""
 	if err != nil {
-		cause = oneLine(err.Error())
+		cause = OneLine(err.Error())
 	}
 	s.finish(time.Now(), outcome(err), cause)
 }

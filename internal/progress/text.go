@@ -82,8 +82,8 @@ func (w *stream) flush() {
 	w.line = nil
 }
 
-// oneLine returns text as one clean line.
-func oneLine(text string) string {
+// OneLine returns text as one line without anything that a terminal would obey.
+func OneLine(text string) string {
 	return clean([]byte(strings.ReplaceAll(strings.TrimRight(text, "\r\n"), "\n", " ")))
 }
 

@@ -39,7 +39,7 @@ func TestClean(t *testing.T) {
 }
 
 func TestOneLine(t *testing.T) {
-	if got := oneLine("RUN <<EOF\r\n\tmake\x1b[2J\nEOF\n"); got != "RUN <<EOF \tmake EOF" {
+	if got := OneLine("RUN <<EOF\r\n\tmake\x1b[2J\nEOF\n"); got != "RUN <<EOF \tmake EOF" {
 		t.Errorf("got %q", got)
 	}
 }
