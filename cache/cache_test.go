@@ -52,10 +52,19 @@ func TestIndexDamageIsAMiss(t *testing.T) {
 }
 
 func FuzzEntry(f *testing.F) {
+	f.Add([]byte("evicted 2026-01-02T03:04:05Z by the size limit\n"))
 	f.Add(encodeEntry(digest.Of(nil)))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if d, ok := decodeEntry(b); ok && string(encodeEntry(d)) != string(b) {
-			t.Errorf("%q is taken for %s", b, d)
+		switch e := decodeEntry(b); {
+		case e.Damaged():
+		case e.Eviction.At.IsZero():
+			if string(encodeEntry(e.Result)) != string(b) {
+				t.Fatalf("%q was read as a result", b)
+			}
+		default:
+			if again := decodeEntry(encodeEviction(e.Eviction)); again != e {
+				t.Fatalf("%q was read as %v, and that as %v", b, e, again)
+			}
 		}
 	})
 }
@@ -83,7 +92,7 @@ func TestBlobs(t *testing.T) {
 	}
 	r.Close()
 
-	if err := os.WriteFile(s.Path(blobFile(d)), []byte("hellO"), 0o600); err != nil {
+	if err := os.WriteFile(s.Path(BlobFile(d)), []byte("hellO"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if s, err = Open(s.Root()); err != nil { // the store that has written it does not hash it again
@@ -135,7 +144,7 @@ func TestBlobIsHashedOnce(t *testing.T) {
 	if err := s.CheckBlob(d); err != nil {
 		t.Error(err)
 	}
-	os.WriteFile(s.Path(blobFile(d)), nil, 0o600)
+	os.WriteFile(s.Path(BlobFile(d)), nil, 0o600)
 	var damaged *DamagedError
 	if err := s.CheckBlob(d); !errors.As(err, &damaged) {
 		t.Errorf("error %v", err)

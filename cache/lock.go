@@ -18,7 +18,8 @@ import (
 // a process that dies is free at once. Waiting ends with ctx.
 //
 // A holder may only wait for a lock of a lower rank, so that nobody waits in a circle: a step before
-// the caches it mounts (by name), those before its layers, a layer before its blobs; the lock of Publish is the lowest.
+// the caches it mounts (by name), those before its layers, a layer before its blobs; then who evicts, before the lock of Publish,
+// and what Alone takes is the lowest.
 func (s *Store) Lock(ctx context.Context, name string) (unlock func(), err error) {
 	return s.lock(ctx, name, unix.LOCK_EX)
 }
@@ -213,7 +214,7 @@ func RemoveAll(path string) error {
 	return os.RemoveAll(path)
 }
 
-// CleanTemp removes what dead processes left in tmp. Temporary files are not locked, so
+// CleanTemp removes what dead processes left in tmp. Files but leases are not locked, so
 // one is only taken for dead when this returns true for its age.
 func (s *Store) CleanTemp(old func(fs.FileInfo) bool) error {
 	entries, err := os.ReadDir(s.path("tmp"))
@@ -222,20 +223,11 @@ func (s *Store) CleanTemp(old func(fs.FileInfo) bool) error {
 	}
 	for _, e := range entries {
 		path := s.path("tmp", e.Name())
-		if !e.IsDir() {
-			if fi, err := e.Info(); err == nil && old(fi) {
-				os.Remove(path)
-			}
-			continue
+		if e.IsDir() || isLease(e.Name()) {
+			removeDead(path)
+		} else if fi, err := e.Info(); err == nil && old(fi) {
+			os.Remove(path)
 		}
-		f, err := os.Open(path)
-		if err != nil {
-			continue // another process removed it
-		}
-		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
-			_ = RemoveAll(path)
-		}
-		f.Close()
 	}
 	return nil
 }

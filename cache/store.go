@@ -27,6 +27,7 @@ const version = "1\n"
 type Store struct {
 	root  string
 	fresh sync.Map // digest.Digest -> true: blobs that were written, and hashed, through this Store
+	lease lease
 }
 
 // A StoreError says that the store as a whole cannot be used, and what to do.
@@ -130,5 +131,5 @@ func (s *Store) publish(tmp, name string) error {
 // ReadFile reads a file of the store, named relative to it.
 func (s *Store) ReadFile(name string) ([]byte, error) { return os.ReadFile(s.path(name)) }
 
-// Path returns the path of a name relative to the store.
-func (s *Store) Path(name string) string { return s.path(name) }
+// Path returns the path of a name relative to the store, or of one below it.
+func (s *Store) Path(name ...string) string { return s.path(name...) }

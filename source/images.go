@@ -230,6 +230,11 @@ func (i *Image) read(raw []byte) (*dockerspec.DockerOCIImage, error) {
 	return &spec, nil
 }
 
+// Evict removes an image without a name: nothing leads to it but its ID.
+func (m *Images) Evict(trash *cache.Trash, img *Image) error {
+	return trash.Take(recordFile(img.key()))
+}
+
 // List returns all images, ordered by name, those without one last.
 func (m *Images) List() ([]*Image, error) {
 	files, err := os.ReadDir(m.disk.Path(imagesDir))

@@ -109,6 +109,7 @@ func (x *StatIndex) Save() error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if !x.dirty {
+		_ = x.store.Touch(x.name) // it was used
 		return nil
 	}
 	x.dirty = false
