@@ -137,9 +137,10 @@ func (x *Executor) takeCache(ctx context.Context, cm *cacheMount, renew bool) (d
 		unlock()
 		return "", nil, err
 	}
+	free := unlock
 	return x.Disk.Path(name), func() {
 		_ = x.Disk.Touch(cm.name) // its size may be another one now
-		unlock()
+		free()
 	}, nil
 }
 

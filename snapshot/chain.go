@@ -96,7 +96,7 @@ func (s *Store) use(id digest.Digest) (bool, error) {
 // Describe adds to a chain how it was made, unless that is known.
 func (s *Store) Describe(id digest.Digest, made Made) error {
 	c, err := s.Chain(id)
-	if err != nil || c.Made != (Made{}) {
+	if err != nil || c.Made != (Made{}) || made == (Made{}) {
 		return err
 	}
 	described := *c
@@ -123,6 +123,9 @@ func (s *Store) Stack(lower, upper digest.Digest) (digest.Digest, error) {
 	for _, c := range chains {
 		// The content of c counts what is below it too: that may make two equal stacks differ, never the reverse.
 		if lower, err = s.Append(lower, c.Layer, c.Content, c.Created); err != nil {
+			return digest.Digest{}, err
+		}
+		if err := s.Describe(lower, c.Made); err != nil {
 			return digest.Digest{}, err
 		}
 	}

@@ -26,6 +26,7 @@ type buildOptions struct {
 	call                            string
 	check                           bool
 	jobs                            int64
+	cacheLimit                      string
 	limits                          limitOptions
 }
 
@@ -56,6 +57,7 @@ func (o *buildOptions) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.metadataFile, "metadata-file", "", "write digests and names to this file, as JSON")
 	f.StringVar(&o.progress, "progress", envOr("BUILDKIT_PROGRESS", "auto"), "how to show progress: auto, tty, plain, rawjson or quiet")
 	f.Int64Var(&o.jobs, "jobs", int64(max(4*runtime.NumCPU(), 16)), "how many steps may run at once")
+	f.StringVar(&o.cacheLimit, "cache-limit", "", "how much the store may take of the disk, like 20g (default $"+cacheLimitVariable+"): what names and running builds do not need is evicted")
 	o.limits.flags(f)
 }
 

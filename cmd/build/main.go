@@ -45,6 +45,7 @@ func run(args []string, std stdio) int {
 	a := &app{stdio: std, isolation: envOr("BUILD_ISOLATION", autoIsolation)}
 	ctx, stop := interruptible(context.Background())
 	defer stop()
+	defer a.close()
 	root := a.command()
 	root.SetArgs(withVerb(root, args))
 	root.SetIn(std.in)
@@ -115,7 +116,7 @@ func (a *app) command() *cobra.Command {
 	})
 	main := a.buildCommand()
 	root.AddCommand(main, a.runCommand(), a.imagesCommand(), a.pushCommand(), a.saveCommand(),
-		a.historyCommand(), a.inspectCommand(), a.doctorCommand(), a.versionCommand())
+		a.historyCommand(), a.inspectCommand(), a.duCommand(), a.pruneCommand(), a.doctorCommand(), a.versionCommand())
 	root.SetHelpFunc(help(root, main))
 	return root
 }
