@@ -145,7 +145,11 @@ type BlobWriter struct {
 
 // NewBlob starts a blob.
 func (s *Store) NewBlob() (*BlobWriter, error) {
-	f, err := os.CreateTemp(s.path("tmp"), "b-")
+	dir, err := s.desk.folder(s)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.CreateTemp(dir.Path, "b-")
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+
 	"os"
 	"os/exec"
 	"strings"
@@ -42,7 +43,7 @@ func TestIndexDamageIsAMiss(t *testing.T) {
 	for name, data := range map[string][]byte{
 		"empty": {}, "cut": whole[:30], "longer": append([]byte("x"), whole...), "other": []byte("result md5:xyz\n"), "zeros": make([]byte, len(whole)),
 	} {
-		if err := s.WriteFile(key.file(), data); err != nil {
+		if err := s.WriteFile(key.File(), data); err != nil {
 			t.Fatal(err)
 		}
 		if _, ok, err := s.Lookup(t.Context(), key); ok || err != nil {
@@ -156,6 +157,7 @@ func TestAbortLeavesNothing(t *testing.T) {
 	w, _ := s.NewBlob()
 	io.WriteString(w, "half")
 	w.Abort()
+	s.Close()
 	if names, _ := os.ReadDir(s.Path("tmp")); len(names) != 0 {
 		t.Errorf("left in tmp: %v", names)
 	}
@@ -241,6 +243,7 @@ func TestDeadProcessHoldsNothing(t *testing.T) {
 		dir.Remove()
 	}
 	s := open(t)
+	s.Close() // one folder in tmp less
 	child := exec.Command(os.Args[0], "-test.run", "^TestDeadProcessHoldsNothing$")
 	child.Env = append(os.Environ(), "CACHE_TEST_CHILD="+s.Root())
 	out, err := child.StdoutPipe()
@@ -254,7 +257,7 @@ func TestDeadProcessHoldsNothing(t *testing.T) {
 	if _, err := io.ReadFull(out, line); err != nil || string(line) != "ready\n" {
 		t.Fatalf("%q %v", line, err)
 	}
-	if err := s.CleanTemp(func(fs.FileInfo) bool { return true }); err != nil {
+	if err := s.CleanTemp(); err != nil {
 		t.Fatal(err)
 	}
 	if names, _ := os.ReadDir(s.Path("tmp")); len(names) != 1 {
@@ -267,7 +270,7 @@ func TestDeadProcessHoldsNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	unlock()
-	if err := s.CleanTemp(func(fs.FileInfo) bool { return true }); err != nil {
+	if err := s.CleanTemp(); err != nil {
 		t.Fatal(err)
 	}
 	if names, _ := os.ReadDir(s.Path("tmp")); len(names) != 0 {
@@ -350,7 +353,7 @@ func TestCleanTempSparesNewFolders(t *testing.T) {
 				case <-stop:
 					return
 				default:
-					if err := s.CleanTemp(func(fs.FileInfo) bool { return false }); err != nil {
+					if err := s.CleanTemp(); err != nil {
 						t.Error(err)
 					}
 				}

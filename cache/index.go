@@ -20,7 +20,8 @@ type Key digest.Digest
 // String returns the hex digits of k.
 func (k Key) String() string { return digest.Digest(k).Hex() }
 
-func (k Key) file() string { h := k.String(); return filepath.Join("index", h[:2], h[2:]) }
+// File returns the name of the entry of k, relative to the store.
+func (k Key) File() string { h := k.String(); return filepath.Join("index", h[:2], h[2:]) }
 
 // Lookup returns the result recorded for key. A damaged entry is a miss, not an error.
 func (s *Store) Lookup(_ context.Context, key Key) (digest.Digest, bool, error) {
@@ -30,7 +31,7 @@ func (s *Store) Lookup(_ context.Context, key Key) (digest.Digest, bool, error) 
 
 // Record remembers result under key, in place of what was there.
 func (s *Store) Record(_ context.Context, key Key, result digest.Digest) error {
-	return s.WriteFile(key.file(), encodeEntry(result))
+	return s.WriteFile(key.File(), encodeEntry(result))
 }
 
 // An Eviction says when and why the store has given up a result.
@@ -47,12 +48,12 @@ func (s *Store) Evicted(key Key) (Eviction, bool) {
 
 // Evict leaves e in the place of the result for key.
 func (s *Store) Evict(key Key, e Eviction) error {
-	return s.WriteFile(key.file(), encodeEviction(e))
+	return s.WriteFile(key.File(), encodeEviction(e))
 }
 
 // Forget removes all that is known of key.
 func (s *Store) Forget(key Key) error {
-	err := os.Remove(s.path(key.file()))
+	err := os.Remove(s.path(key.File()))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -92,7 +93,7 @@ func (s *Store) readEntry(key Key) (Entry, error) {
 }
 
 func (s *Store) entry(key Key) (e Entry, gone bool, err error) {
-	b, err := os.ReadFile(s.path(key.file()))
+	b, err := os.ReadFile(s.path(key.File()))
 	if errors.Is(err, fs.ErrNotExist) {
 		return Entry{Key: key}, true, nil
 	}

@@ -3,8 +3,9 @@ package cache
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
-	"strings"
+	"path/filepath"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -12,25 +13,42 @@ import (
 	"github.com/seed0570efb0/build/internal/digest"
 )
 
-// A lease says what a process relies on: a file in tmp with the digests of it, 32 bytes each, which is locked while its
-// process lives. The gate, a lock on the folder tmp itself, is shared by those who write into their lease and taken
-// alone by who evicts: so he knows all that anybody relies on, and whoever comes later finds it gone.
-type lease struct {
+// A desk is the folder in tmp where a process has what it is writing, and its lease, the digests of what it relies on, 32
+// bytes each. It is locked while the process lives.
+//
+// The gate, a lock on the folder tmp itself, is shared by those who write into their lease and taken alone by who evicts: so
+// he knows all that anybody relies on, and whoever comes later finds it gone.
+type desk struct {
 	mu   sync.Mutex
+	dir  *TempDir
 	held map[digest.Digest]bool
-	file *os.File
+	file *os.File // the lease
 	gate *os.File
 	// closed is set when the lease cannot be written, since the disk is full: the gate stays shared then, and nothing
 	// at all is evicted until this process is done.
 	closed bool
 }
 
-const leasePrefix = "l-"
+const leaseName = "lease"
+
+// folder returns the folder of the desk, which is made when there is none.
+func (d *desk) folder(s *Store) (*TempDir, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.folderLocked(s)
+}
+
+func (d *desk) folderLocked(s *Store) (_ *TempDir, err error) {
+	if d.dir == nil {
+		d.dir, err = s.NewTempDir()
+	}
+	return d.dir, err
+}
 
 // Hold keeps what has the digest d, a blob, a layer or a chain, from being evicted until Close or the end of this
 // process. It says nothing about whether it is there: that is to be looked at after Hold, not before.
 func (s *Store) Hold(d digest.Digest) error {
-	l := &s.lease
+	l := &s.desk
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed || l.held[d] {
@@ -46,7 +64,7 @@ func (s *Store) Hold(d digest.Digest) error {
 	if err := retry(func() error { return unix.Flock(int(l.gate.Fd()), unix.LOCK_SH) }); err != nil {
 		return &os.PathError{Op: "lock", Path: l.gate.Name(), Err: err}
 	}
-	err := s.writeLease(d)
+	err := l.write(s, d)
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 		l.closed = true
 		return nil
@@ -57,37 +75,37 @@ func (s *Store) Hold(d digest.Digest) error {
 	return errors.Join(err, unix.Flock(int(l.gate.Fd()), unix.LOCK_UN))
 }
 
-// writeLease adds d to the lease, which is made when there is none.
-func (s *Store) writeLease(d digest.Digest) error {
-	for s.lease.file == nil {
-		f, err := os.CreateTemp(s.path("tmp"), leasePrefix)
+// write adds h to the lease.
+func (d *desk) write(s *Store, h digest.Digest) error {
+	if d.file == nil {
+		dir, err := d.folderLocked(s)
 		if err != nil {
 			return err
 		}
-		// Between the two, CleanTemp of another process may have taken it for a dead one's.
-		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil && same(f, f.Name()) {
-			s.lease.file = f
-			break
+		if d.file, err = os.OpenFile(dir.Join(leaseName), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600); err != nil {
+			d.file = nil
+			return err
 		}
-		f.Close()
 	}
-	_, err := s.lease.file.Write(d[:])
+	_, err := d.file.Write(h[:])
 	return err
 }
 
-// Close gives up what this process relied on. The Store may be used again, and relies on nothing then.
+// Close gives up what this process relied on, and what it has not finished writing. The Store may be used again, and relies on nothing then.
 func (s *Store) Close() {
-	l := &s.lease
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.file != nil {
-		os.Remove(l.file.Name())
-		l.file.Close()
+	d := &s.desk
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.file != nil {
+		d.file.Close()
 	}
-	if l.gate != nil {
-		l.gate.Close()
+	if d.dir != nil {
+		d.dir.Remove()
 	}
-	l.file, l.gate, l.held, l.closed = nil, nil, nil, false
+	if d.gate != nil {
+		d.gate.Close()
+	}
+	d.dir, d.file, d.gate, d.held, d.closed = nil, nil, nil, nil, false
 }
 
 // Alone calls f while nobody can begin to rely on anything; held tells what processes rely on already, this
@@ -116,12 +134,10 @@ func (s *Store) leased() (map[digest.Digest]bool, error) {
 	}
 	all := map[digest.Digest]bool{}
 	for _, e := range entries {
-		if !isLease(e.Name()) || removeDead(s.path("tmp", e.Name())) {
+		dir := s.path("tmp", e.Name())
+		b, err := os.ReadFile(filepath.Join(dir, leaseName))
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || err == nil && removeDead(dir) {
 			continue
-		}
-		b, err := os.ReadFile(s.path("tmp", e.Name()))
-		if errors.Is(err, os.ErrNotExist) {
-			continue // its process has ended meanwhile
 		}
 		if err != nil {
 			return nil, err
@@ -133,7 +149,7 @@ func (s *Store) leased() (map[digest.Digest]bool, error) {
 	return all, nil
 }
 
-// removeDead removes the file or folder of tmp whose process is gone, and reports whether it did: the kernel has freed its lock.
+// removeDead removes something in tmp whose process is gone, and reports whether it did: the kernel has freed its lock.
 func removeDead(path string) bool {
 	f, err := os.Open(path)
 	if err != nil {
@@ -142,5 +158,3 @@ func removeDead(path string) bool {
 	defer f.Close()
 	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil && RemoveAll(path) == nil
 }
-
-func isLease(name string) bool { return strings.HasPrefix(name, leasePrefix) }

@@ -14,19 +14,14 @@ import (
 	"github.com/seed0570efb0/build/internal/digest"
 )
 
-// leases returns the names of the leases in a store.
-func leases(t *testing.T, s *Store) (list []string) {
+// inTmp returns how many folders are in the tmp of a store.
+func inTmp(t *testing.T, s *Store) int {
 	t.Helper()
 	entries, err := os.ReadDir(s.path("tmp"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, e := range entries {
-		if isLease(e.Name()) {
-			list = append(list, e.Name())
-		}
-	}
-	return list
+	return len(entries)
 }
 
 func holds(t *testing.T, s *Store, d digest.Digest) (yes bool) {
@@ -64,7 +59,7 @@ func TestHoldIsKnownToOthersUntilClose(t *testing.T) {
 		t.Error("something else is held")
 	}
 	s.Close()
-	if holds(t, o, a) || len(leases(t, s)) > 0 {
+	if o.Close(); holds(t, o, a) || inTmp(t, s) > 0 {
 		t.Error("the lease outlives Close")
 	}
 	if err := s.Hold(a); err != nil || !holds(t, o, a) {
@@ -72,33 +67,29 @@ func TestHoldIsKnownToOthersUntilClose(t *testing.T) {
 	}
 }
 
-// What a killed process has held is free at once, and its lease goes with the first who looks.
-func TestDeadLeaseHoldsNothing(t *testing.T) {
+// What a killed process has held is free at once, and what it was writing goes with the first who looks.
+func TestDeadDeskHoldsNothing(t *testing.T) {
 	s := open(t)
+	s.Close()
 	d := digest.Of([]byte("a"))
-	dead := s.path("tmp", leasePrefix+"dead")
-	for name, look := range map[string]func(){
-		"Alone": func() {
-			if holds(t, s, d) {
-				t.Error("a dead process holds")
-			}
-		},
-		"CleanTemp": func() { s.CleanTemp(func(os.FileInfo) bool { return false }) },
+	for name, look := range map[string]func() error{
+		"Alone":     func() error { return s.Alone(t.Context(), func(func(digest.Digest) bool) error { return nil }) },
+		"CleanTemp": s.CleanTemp,
 	} {
-		if err := os.WriteFile(dead, d[:], 0o600); err != nil {
+		dead := s.path("tmp", "d-dead")
+		if err := errors.Join(os.Mkdir(dead, 0o700), os.WriteFile(dead+"/"+leaseName, d[:], 0o600)); err != nil {
 			t.Fatal(err)
 		}
-		if look(); len(leases(t, s)) > 0 {
-			t.Errorf("%s: the lease of a dead process is left", name)
+		if err := look(); err != nil || inTmp(t, s) > 0 {
+			t.Errorf("%s: what a dead process was writing is left: %v", name, err)
 		}
 	}
 	if err := s.Hold(d); err != nil {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	other(t, s).CleanTemp(func(os.FileInfo) bool { return true })
-	if !holds(t, s, d) {
-		t.Error("CleanTemp took a living lease")
+	if err := other(t, s).CleanTemp(); err != nil || !holds(t, s, d) {
+		t.Errorf("CleanTemp took a living lease: %v", err)
 	}
 }
 
@@ -131,7 +122,7 @@ func TestHoldWaitsForWhoIsAlone(t *testing.T) {
 
 func TestFullDiskKeepsEverything(t *testing.T) {
 	s := open(t)
-	full := &s.lease
+	full := &s.desk
 	f, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -149,7 +140,6 @@ func TestFullDiskKeepsEverything(t *testing.T) {
 	if flock(t.Context(), gate, unix.LOCK_EX|unix.LOCK_NB) == nil {
 		t.Error("somebody may evict although a lease could not be written")
 	}
-	full.file = nil // /dev/full is not to be removed
 	s.Close()
 	if holds(t, s, d) {
 		t.Error("it holds after Close")
@@ -237,8 +227,8 @@ func TestTrash(t *testing.T) {
 	if err := trash.Empty(); err != nil {
 		t.Error(err)
 	}
-	if left, _ := os.ReadDir(s.path("tmp")); len(left) > 0 {
-		t.Errorf("%s is left", left[0].Name())
+	if s.Close(); inTmp(t, s) > 0 {
+		t.Error("something is left in tmp")
 	}
 }
 

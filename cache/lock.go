@@ -214,20 +214,11 @@ func RemoveAll(path string) error {
 	return os.RemoveAll(path)
 }
 
-// CleanTemp removes what dead processes left in tmp. Files but leases are not locked, so
-// one is only taken for dead when this returns true for its age.
-func (s *Store) CleanTemp(old func(fs.FileInfo) bool) error {
+// CleanTemp removes what dead processes left in tmp.
+func (s *Store) CleanTemp() error {
 	entries, err := os.ReadDir(s.path("tmp"))
-	if err != nil {
-		return err
-	}
 	for _, e := range entries {
-		path := s.path("tmp", e.Name())
-		if e.IsDir() || isLease(e.Name()) {
-			removeDead(path)
-		} else if fi, err := e.Info(); err == nil && old(fi) {
-			os.Remove(path)
-		}
+		removeDead(s.path("tmp", e.Name()))
 	}
-	return nil
+	return err
 }

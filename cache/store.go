@@ -27,7 +27,7 @@ const version = "1\n"
 type Store struct {
 	root  string
 	fresh sync.Map // digest.Digest -> true: blobs that were written, and hashed, through this Store
-	lease lease
+	desk  desk
 }
 
 // A StoreError says that the store as a whole cannot be used, and what to do.
@@ -56,6 +56,7 @@ func Open(root string) (*Store, error) {
 		}
 	}
 	if err := s.WriteFile("version", []byte(version)); err != nil {
+		s.Close()
 		return nil, s.explain(err)
 	}
 	return s, nil
@@ -99,7 +100,11 @@ func (s *Store) WriteLasting(name string, data []byte) error {
 }
 
 func (s *Store) writeFile(name string, data []byte, settle func(*os.File) error) error {
-	f, err := os.CreateTemp(s.path("tmp"), "w-")
+	dir, err := s.desk.folder(s)
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir.Path, "w-")
 	if err != nil {
 		return err
 	}

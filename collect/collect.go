@@ -9,7 +9,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"sync"
 	"time"
 
@@ -106,7 +105,7 @@ func (c *Collector) evict(ctx context.Context, p Policy) (*Report, error) {
 		return nil, err
 	}
 	defer unlock()
-	if err := c.Tidy(); err != nil {
+	if err := c.Disk.CleanTemp(); err != nil {
 		return nil, err
 	}
 	trash, err := c.Disk.NewTrash()
@@ -130,15 +129,6 @@ func (c *Collector) evict(ctx context.Context, p Policy) (*Report, error) {
 	r.Total, err = c.measure()
 	r.Freed = max(before-r.Total, 0)
 	return r, errors.Join(err, c.meter.save())
-}
-
-// staleTemp is how old a file in tmp is that nobody writes any more. Only files need it: the kernel knows whose folders they are.
-const staleTemp = time.Hour
-
-// Tidy removes what killed processes have left.
-func (c *Collector) Tidy() error {
-	old := c.Now().Add(-staleTemp)
-	return c.Disk.CleanTemp(func(fi fs.FileInfo) bool { return fi.ModTime().Before(old) })
 }
 
 // An eviction is one pass over the store, while nobody else can begin to rely on what is in it.

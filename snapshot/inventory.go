@@ -32,6 +32,9 @@ func ChainOf(layers []digest.Digest) (id digest.Digest) {
 	return id
 }
 
+// ChainFile returns the name of the record of a chain, relative to the store.
+func (s *Store) ChainFile(id digest.Digest) string { return chainFile(id) }
+
 // Used returns when a chain itself was used the last time; chains that it is part of may have been used later.
 func (s *Store) Used(id digest.Digest) time.Time { return s.disk.Used(chainFile(id)) }
 

@@ -133,6 +133,9 @@ func marshalStatIndex(files map[string]indexed) []byte {
 	return append(b, sum[:]...)
 }
 
+// IsStatIndex reports whether b is a whole index as Save writes it.
+func IsStatIndex(b []byte) bool { return parseStatIndex(b) != nil }
+
 // parseStatIndex returns nil for what marshalStatIndex did not write.
 func parseStatIndex(b []byte) map[string]indexed {
 	n := len(b) - sha256.Size

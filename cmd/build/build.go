@@ -115,7 +115,7 @@ func (a *app) build(ctx context.Context, o *buildOptions, path string) error {
 	if err := a.limit(&p.limits); err != nil {
 		return err
 	}
-	_ = a.collector.Tidy()
+	_ = a.disk.CleanTemp()
 	var end func(context.Context)
 	p.enforce, end = a.limitStore(p)
 	var results []*exporter.Result

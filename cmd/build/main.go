@@ -116,7 +116,7 @@ func (a *app) command() *cobra.Command {
 	})
 	main := a.buildCommand()
 	root.AddCommand(main, a.runCommand(), a.imagesCommand(), a.pushCommand(), a.saveCommand(),
-		a.historyCommand(), a.inspectCommand(), a.duCommand(), a.pruneCommand(), a.doctorCommand(), a.versionCommand())
+		a.historyCommand(), a.inspectCommand(), a.duCommand(), a.pruneCommand(), a.fsckCommand(), a.doctorCommand(), a.versionCommand())
 	root.SetHelpFunc(help(root, main))
 	return root
 }

@@ -90,6 +90,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"signal":       sendSignal,
 	"restart":      restart,
 	"below":        below,
+	"tamper":       tamper,
 }
 
 // nothingLeft checks that the builds of a script left no process, no mount and no temporary file. What was killed
@@ -151,6 +152,16 @@ func below(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || total > limit {
 		ts.Fatalf("the store takes %d bytes, more than %s", total, args[0])
 	}
+}
+
+// tamper changes b.txt in the tree of the layer that has it.
+func tamper(ts *testscript.TestScript, neg bool, args []string) {
+	files, err := filepath.Glob(filepath.Join(ts.Getenv("BUILD_ROOT"), "layers/*/*/*@*/b.txt"))
+	ts.Check(err)
+	if neg || len(args) > 0 || len(files) != 1 {
+		ts.Fatalf("usage: tamper, after a step that has made b.txt")
+	}
+	ts.Check(damage(files[0], false))
 }
 
 // restart makes the store look as if the machine had been started again since: the trees of layers say in which boot
