@@ -214,11 +214,27 @@ func RemoveAll(path string) error {
 	return os.RemoveAll(path)
 }
 
-// CleanTemp removes what dead processes left in tmp.
+// CleanTemp removes what dead processes left: what is in tmp, and the files of their locks.
 func (s *Store) CleanTemp() error {
 	entries, err := os.ReadDir(s.path("tmp"))
 	for _, e := range entries {
 		removeDead(s.path("tmp", e.Name()))
 	}
-	return err
+	locks, err1 := os.ReadDir(s.path("locks"))
+	for _, e := range locks {
+		removeLock(s.path("locks", e.Name()))
+	}
+	return errors.Join(err, err1)
+}
+
+// removeLock removes the file of a lock that nobody holds.
+func removeLock(path string) {
+	f, err := os.Open(path)
+	if err != nil {
+		return
+	}
+	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil && same(f, path) {
+		os.Remove(path)
+	}
+	f.Close()
 }
