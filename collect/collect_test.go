@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -335,4 +336,100 @@ func TestCacheMounts(t *testing.T) {
 	if err != nil || len(left) != 1 || left[0].Name() != "used" {
 		t.Errorf("left are %v, %v", left, err)
 	}
+}
+
+// What a build has found or made stays until it ends, whatever others evict meanwhile.
+func TestBuildsBesideEvictions(t *testing.T) {
+	w := newWorld(t, t.TempDir())
+	w.Disk.Close()
+	done := make(chan struct{})
+	var builders, evictors sync.WaitGroup
+	for i := range 4 {
+		builders.Go(func() {
+			for n := range 40 {
+				if err := buildBeside(w.Disk.Root(), fmt.Sprintf("f%d", (i+n)%3)); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for range 2 {
+		evictors.Go(func() {
+			c := w.again()
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				if _, err := c.Evict(t.Context(), everything()); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	builders.Wait()
+	close(done)
+	evictors.Wait()
+}
+
+// buildBeside does what a build of two steps does, in a process of its own: it takes from the store what is there, makes the rest, and
+// reads all of it.
+func buildBeside(root, name string) error {
+	disk, err := cache.Open(root)
+	if err != nil {
+		return err
+	}
+	defer disk.Close()
+	layers := snapshot.New(disk, nil)
+	ctx := context.Background()
+	var id digest.Digest
+	for _, name := range []string{"base", name} {
+		key := cache.Key(digest.Of([]byte(name)))
+		found, ok, err := disk.Lookup(ctx, key)
+		if err == nil && ok {
+			ok, err = layers.Usable(found)
+		}
+		if err == nil && !ok {
+			if found, err = commitFile(layers, id, name); err == nil {
+				err = disk.Record(ctx, key, found)
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("step %s: %w", name, err)
+		}
+		id = found
+		view, err := layers.View(ctx, id)
+		if err != nil {
+			return fmt.Errorf("view of %s: %w", name, err)
+		}
+		e, ok, err := view.Lstat(name)
+		if err != nil || !ok {
+			return fmt.Errorf("%s: %v, %w", name, ok, err)
+		}
+		r, err := view.Open(e)
+		if err != nil {
+			return fmt.Errorf("open %s: %w", name, err)
+		}
+		b, err := io.ReadAll(r)
+		if r.Close(); err != nil || string(b) != name {
+			return fmt.Errorf("%s holds %q, %w", name, b, err)
+		}
+	}
+	return nil
+}
+
+func commitFile(layers *snapshot.Store, parent digest.Digest, name string) (digest.Digest, error) {
+	view, err := layers.View(context.Background(), parent)
+	if err != nil {
+		return parent, err
+	}
+	c := snapshot.NewChanges(view)
+	e := snapshot.Entry{Path: name, Type: snapshot.Regular, Mode: 0o644, Size: int64(len(name))}
+	if err := c.Put(e, func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(name)), nil }); err != nil {
+		return parent, err
+	}
+	return layers.Commit(context.Background(), parent, c, someDay)
 }
