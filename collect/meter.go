@@ -17,12 +17,12 @@ import (
 )
 
 // A meter measures a store again and again. A folder whose time has not changed has the same files as before, since files of a
-// store are never written in place. Folders in which programs write whatever they like, the trees of layers and cache
-// mounts, are walked once and remembered, by all processes.
+// store are never written in place: it costs a stat. Folders in which programs write whatever they like, the trees of layers and
+// cache mounts, are walked once and remembered, by all processes.
 type meter struct {
 	disk *cache.Store
-	last int64 // what total gave
-	dirs map[string]*dir
+	root *dir
+	last int64            // what total gave
 	deep map[string]int64 // what deep folders take, by name and state
 	seen map[string]bool  // those that are there
 	news bool             // deep is not on disk as it is
@@ -30,9 +30,12 @@ type meter struct {
 
 // A dir is a folder as it was read.
 type dir struct {
+	name        string // relative to the store
+	path        string
 	mtime, read time.Time
-	files       int64 // what its files take
-	dirs        []string
+	files       int64           // what its files take
+	dirs        map[string]*dir // but those that are deep
+	deep        []string        // names of those
 }
 
 // tick is how long a folder may change without a change of its time: the clocks of file systems are not finer.
@@ -42,7 +45,7 @@ const tick = 50 * time.Millisecond
 const deepFile = "sizes"
 
 func newMeter(disk *cache.Store) *meter {
-	m := &meter{disk: disk, dirs: map[string]*dir{}, deep: map[string]int64{}, seen: map[string]bool{}}
+	m := &meter{disk: disk, root: &dir{path: disk.Root(), name: "."}, deep: map[string]int64{}, seen: map[string]bool{}}
 	if b, err := disk.ReadFile(deepFile); err == nil && json.Unmarshal(b, &m.deep) != nil {
 		m.deep = map[string]int64{} // damaged: measured again
 	}
@@ -52,7 +55,7 @@ func newMeter(disk *cache.Store) *meter {
 // total returns what the store takes of the disk, without what is being made.
 func (m *meter) total() (int64, error) {
 	clear(m.seen)
-	n, err := m.bytes(".")
+	n, err := m.measure(m.root)
 	m.last = n
 	return n, err
 }
@@ -62,27 +65,44 @@ func (m *meter) bytes(name string) (int64, error) {
 	if isDeep(name) {
 		return m.walk(name)
 	}
+	d := m.root
+	for _, part := range strings.Split(name, "/") {
+		if d = d.dirs[part]; d == nil { // a file, or not seen yet
+			d = &dir{name: name, path: m.disk.Path(name)}
+			break
+		}
+	}
+	return m.measure(d)
+}
+
+// measure returns what d takes, which may be a file as well.
+func (m *meter) measure(d *dir) (int64, error) {
 	var st unix.Stat_t
-	switch err := unix.Lstat(m.disk.Path(name), &st); {
+	switch err := unix.Lstat(d.path, &st); {
 	case errors.Is(err, fs.ErrNotExist):
 		return 0, nil
 	case err != nil:
-		return 0, &fs.PathError{Op: "stat", Path: m.disk.Path(name), Err: err}
+		return 0, &fs.PathError{Op: "stat", Path: d.path, Err: err}
 	}
 	total := st.Blocks * 512
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return total, nil
 	}
-	d, err := m.dir(name, time.Unix(st.Mtim.Unix()))
-	if err != nil {
-		return 0, err
+	if mtime := time.Unix(st.Mtim.Unix()); !d.mtime.Equal(mtime) || d.read.Sub(mtime) <= tick {
+		if err := m.readDir(d, mtime); err != nil {
+			return 0, err
+		}
 	}
 	total += d.files
-	for _, sub := range d.dirs {
-		if name == "." && (sub == "tmp" || sub == "locks") {
-			continue
+	for _, name := range d.deep {
+		n, err := m.walk(name)
+		if err != nil {
+			return 0, err
 		}
-		n, err := m.bytes(filepath.Join(name, sub))
+		total += n
+	}
+	for _, sub := range d.dirs {
+		n, err := m.measure(sub)
 		if err != nil {
 			return 0, err
 		}
@@ -91,30 +111,33 @@ func (m *meter) bytes(name string) (int64, error) {
 	return total, nil
 }
 
-// dir returns what is in a folder, and reads it when it has changed.
-func (m *meter) dir(name string, mtime time.Time) (*dir, error) {
-	if d := m.dirs[name]; d != nil && d.mtime.Equal(mtime) && d.read.Sub(mtime) > tick {
-		return d, nil
-	}
-	d := &dir{mtime: mtime, read: time.Now()}
-	entries, err := os.ReadDir(m.disk.Path(name))
+// readDir reads what is in a folder.
+func (m *meter) readDir(d *dir, mtime time.Time) error {
+	old := d.dirs
+	d.mtime, d.read, d.files, d.dirs, d.deep = mtime, time.Now(), 0, map[string]*dir{}, nil
+	entries, err := os.ReadDir(d.path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
+		return err
 	}
 	for _, e := range entries {
-		if e.IsDir() {
-			d.dirs = append(d.dirs, e.Name())
-			continue
+		path, name := filepath.Join(d.path, e.Name()), filepath.Join(d.name, e.Name())
+		switch {
+		case name == "tmp", name == "locks": // work in progress
+		case e.IsDir() && isDeep(name):
+			d.deep = append(d.deep, name)
+		case e.IsDir():
+			if d.dirs[e.Name()] = old[e.Name()]; old[e.Name()] == nil {
+				d.dirs[e.Name()] = &dir{name: name, path: path}
+			}
+		default:
+			var st unix.Stat_t
+			if err := unix.Lstat(path, &st); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return &fs.PathError{Op: "stat", Path: path, Err: err}
+			}
+			d.files += st.Blocks * 512
 		}
-		var st unix.Stat_t
-		err := unix.Lstat(m.disk.Path(name, e.Name()), &st)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, &fs.PathError{Op: "stat", Path: m.disk.Path(name, e.Name()), Err: err}
-		}
-		d.files += st.Blocks * 512
 	}
-	m.dirs[name] = d
-	return d, nil
+	return nil
 }
 
 // isDeep reports whether programs write in the folder, or have.
