@@ -15,7 +15,7 @@ const module = "github.com/seed0570efb0/build/"
 // allowed says which packages of this module a package may import, besides internal/digest, which is open to
 // all. It is the package map of docs/architecture.md; an arrow that is not here is a mistake in the design.
 var allowed = map[string][]string{
-	"cmd/build": {"cache", "executor", "executor/sandbox", "exporter", "history", "internal/progress", "internal/userns",
+	"cmd/build": {"cache", "collect", "executor", "executor/sandbox", "exporter", "history", "internal/progress", "internal/userns",
 		"llb", "llb/lower", "parser", "snapshot", "solver", "source"},
 	"parser":                   {},
 	"llb":                      {},
@@ -30,6 +30,7 @@ var allowed = map[string][]string{
 	"history":                  {"cache", "llb", "snapshot", "solver"},
 	"snapshot":                 {"cache", "internal/owners", "internal/safefs"},
 	"source":                   {"cache", "internal/safefs", "llb", "snapshot"},
+	"collect":                  {"cache", "snapshot", "source"},
 	"exporter":                 {"cache", "internal/safefs", "snapshot", "source"},
 	"internal/digest":          {},
 	"internal/owners":          {},

@@ -14,9 +14,13 @@ import (
 	"github.com/seed0570efb0/build/internal/digest"
 )
 
-func blobFile(d digest.Digest) string {
+// BlobDir is the folder of the blobs, for Digests.
+const BlobDir = "blobs/sha256"
+
+// BlobFile returns the name of a blob, relative to the store.
+func BlobFile(d digest.Digest) string {
 	h := d.Hex()
-	return filepath.Join("blobs", "sha256", h[:2], h[2:])
+	return filepath.Join(BlobDir, h[:2], h[2:])
 }
 
 // A DamagedError says that what the store holds is not what it was when it was
@@ -31,7 +35,7 @@ func (e *DamagedError) Unwrap() error { return e.Err }
 
 // BlobSize returns the size of a blob in bytes, and whether the store has it.
 func (s *Store) BlobSize(d digest.Digest) (int64, bool) {
-	fi, err := os.Stat(s.path(blobFile(d)))
+	fi, err := os.Stat(s.path(BlobFile(d)))
 	if err != nil || !fi.Mode().IsRegular() {
 		return 0, false
 	}
@@ -42,12 +46,12 @@ func (s *Store) BlobSize(d digest.Digest) (int64, bool) {
 // caller either reads them through a Verifier or checks what it takes out of them.
 // A missing blob is fs.ErrNotExist.
 func (s *Store) OpenBlob(d digest.Digest) (*os.File, error) {
-	return os.Open(s.path(blobFile(d)))
+	return os.Open(s.path(BlobFile(d)))
 }
 
 // ReadBlob returns the verified bytes of a small blob.
 func (s *Store) ReadBlob(d digest.Digest) ([]byte, error) {
-	b, err := os.ReadFile(s.path(blobFile(d)))
+	b, err := os.ReadFile(s.path(BlobFile(d)))
 	if err != nil {
 		return nil, err
 	}
@@ -57,19 +61,22 @@ func (s *Store) ReadBlob(d digest.Digest) ([]byte, error) {
 	return b, nil
 }
 
-// WriteBlob stores b and returns its digest.
+// WriteBlob stores b, holds it and returns its digest.
 func (s *Store) WriteBlob(b []byte) (digest.Digest, error) {
 	d := digest.Of(b)
+	if err := s.Hold(d); err != nil {
+		return d, err
+	}
 	if n, ok := s.BlobSize(d); ok && n == int64(len(b)) {
 		return d, nil
 	}
-	return d, s.WriteFile(blobFile(d), b)
+	return d, s.WriteFile(BlobFile(d), b)
 }
 
 // RemoveBlob removes a blob; one that is not there is no error.
 func (s *Store) RemoveBlob(d digest.Digest) error {
 	s.fresh.Delete(d)
-	err := os.Remove(s.path(blobFile(d)))
+	err := os.Remove(s.path(BlobFile(d)))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -138,7 +145,11 @@ type BlobWriter struct {
 
 // NewBlob starts a blob.
 func (s *Store) NewBlob() (*BlobWriter, error) {
-	f, err := os.CreateTemp(s.path("tmp"), "b-")
+	dir, err := s.desk.folder(s)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.CreateTemp(dir.Path, "b-")
 	if err != nil {
 		return nil, err
 	}
@@ -159,14 +170,17 @@ func (w *BlobWriter) Digest() digest.Digest { return digest.Digest(w.h.Sum(nil))
 // Size returns the number of bytes written so far.
 func (w *BlobWriter) Size() int64 { return w.n }
 
-// Commit stores the blob under its digest.
+// Commit stores the blob under its digest, and holds it: what will name it is not written yet.
 func (w *BlobWriter) Commit() (digest.Digest, error) {
 	defer w.Abort()
 	d := w.Digest()
 	if err := w.f.Close(); err != nil {
 		return d, err
 	}
-	if err := w.s.publish(w.f.Name(), blobFile(d)); err != nil {
+	if err := w.s.Hold(d); err != nil {
+		return d, err
+	}
+	if err := w.s.publish(w.f.Name(), BlobFile(d)); err != nil {
 		return d, err
 	}
 	w.s.fresh.Store(d, true)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+
 	"os"
 	"os/exec"
 	"strings"
@@ -42,7 +43,7 @@ func TestIndexDamageIsAMiss(t *testing.T) {
 	for name, data := range map[string][]byte{
 		"empty": {}, "cut": whole[:30], "longer": append([]byte("x"), whole...), "other": []byte("result md5:xyz\n"), "zeros": make([]byte, len(whole)),
 	} {
-		if err := s.WriteFile(key.file(), data); err != nil {
+		if err := s.WriteFile(key.File(), data); err != nil {
 			t.Fatal(err)
 		}
 		if _, ok, err := s.Lookup(t.Context(), key); ok || err != nil {
@@ -52,10 +53,19 @@ func TestIndexDamageIsAMiss(t *testing.T) {
 }
 
 func FuzzEntry(f *testing.F) {
+	f.Add([]byte("evicted 2026-01-02T03:04:05Z by the size limit\n"))
 	f.Add(encodeEntry(digest.Of(nil)))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if d, ok := decodeEntry(b); ok && string(encodeEntry(d)) != string(b) {
-			t.Errorf("%q is taken for %s", b, d)
+		switch e := decodeEntry(b); {
+		case e.Damaged():
+		case e.Eviction.At.IsZero():
+			if string(encodeEntry(e.Result)) != string(b) {
+				t.Fatalf("%q was read as a result", b)
+			}
+		default:
+			if again := decodeEntry(encodeEviction(e.Eviction)); again != e {
+				t.Fatalf("%q was read as %v, and that as %v", b, e, again)
+			}
 		}
 	})
 }
@@ -92,7 +102,7 @@ func TestBlobs(t *testing.T) {
 	}
 	r.Close()
 
-	if err := os.WriteFile(s.Path(blobFile(d)), []byte("hellO"), 0o600); err != nil {
+	if err := os.WriteFile(s.Path(BlobFile(d)), []byte("hellO"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if s, err = Open(s.Root()); err != nil { // the store that has written it does not hash it again
@@ -136,7 +146,7 @@ func TestBlobIsHashedOnce(t *testing.T) {
 	if err := s.CheckBlob(d); err != nil {
 		t.Error(err)
 	}
-	os.WriteFile(s.Path(blobFile(d)), nil, 0o600)
+	os.WriteFile(s.Path(BlobFile(d)), nil, 0o600)
 	var damaged *DamagedError
 	if err := s.CheckBlob(d); !errors.As(err, &damaged) {
 		t.Errorf("error %v", err)
@@ -148,6 +158,7 @@ func TestAbortLeavesNothing(t *testing.T) {
 	w, _ := s.NewBlob()
 	io.WriteString(w, "half")
 	w.Abort()
+	s.Close()
 	if names, _ := os.ReadDir(s.Path("tmp")); len(names) != 0 {
 		t.Errorf("left in tmp: %v", names)
 	}
@@ -233,6 +244,7 @@ func TestDeadProcessHoldsNothing(t *testing.T) {
 		dir.Remove()
 	}
 	s := open(t)
+	s.Close() // one folder in tmp less
 	child := exec.Command(os.Args[0], "-test.run", "^TestDeadProcessHoldsNothing$")
 	child.Env = append(os.Environ(), "CACHE_TEST_CHILD="+s.Root())
 	out, err := child.StdoutPipe()
@@ -246,7 +258,7 @@ func TestDeadProcessHoldsNothing(t *testing.T) {
 	if _, err := io.ReadFull(out, line); err != nil || string(line) != "ready\n" {
 		t.Fatalf("%q %v", line, err)
 	}
-	if err := s.CleanTemp(func(fs.FileInfo) bool { return true }); err != nil {
+	if err := s.CleanTemp(); err != nil {
 		t.Fatal(err)
 	}
 	if names, _ := os.ReadDir(s.Path("tmp")); len(names) != 1 {
@@ -259,7 +271,7 @@ func TestDeadProcessHoldsNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	unlock()
-	if err := s.CleanTemp(func(fs.FileInfo) bool { return true }); err != nil {
+	if err := s.CleanTemp(); err != nil {
 		t.Fatal(err)
 	}
 	if names, _ := os.ReadDir(s.Path("tmp")); len(names) != 0 {
@@ -342,7 +354,7 @@ func TestCleanTempSparesNewFolders(t *testing.T) {
 				case <-stop:
 					return
 				default:
-					if err := s.CleanTemp(func(fs.FileInfo) bool { return false }); err != nil {
+					if err := s.CleanTemp(); err != nil {
 						t.Error(err)
 					}
 				}

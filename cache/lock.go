@@ -18,7 +18,8 @@ import (
 // a process that dies is free at once. Waiting ends with ctx.
 //
 // A holder may only wait for a lock of a lower rank, so that nobody waits in a circle: a step before
-// the caches it mounts (by name), those before its layers, a layer before its blobs; the lock of Publish is the lowest.
+// the caches it mounts (by name), those before its layers, a layer before its blobs; then who evicts, before the lock of Publish,
+// and what Alone takes is the lowest.
 func (s *Store) Lock(ctx context.Context, name string) (unlock func(), err error) {
 	return s.lock(ctx, name, unix.LOCK_EX)
 }
@@ -213,29 +214,27 @@ func RemoveAll(path string) error {
 	return os.RemoveAll(path)
 }
 
-// CleanTemp removes what dead processes left in tmp. Temporary files are not locked, so
-// one is only taken for dead when this returns true for its age.
-func (s *Store) CleanTemp(old func(fs.FileInfo) bool) error {
+// CleanTemp removes what dead processes left: what is in tmp, and the files of their locks.
+func (s *Store) CleanTemp() error {
 	entries, err := os.ReadDir(s.path("tmp"))
-	if err != nil {
-		return err
-	}
 	for _, e := range entries {
-		path := s.path("tmp", e.Name())
-		if !e.IsDir() {
-			if fi, err := e.Info(); err == nil && old(fi) {
-				os.Remove(path)
-			}
-			continue
-		}
-		f, err := os.Open(path)
-		if err != nil {
-			continue // another process removed it
-		}
-		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
-			_ = RemoveAll(path)
-		}
-		f.Close()
+		removeDead(s.path("tmp", e.Name()))
 	}
-	return nil
+	locks, err1 := os.ReadDir(s.path("locks"))
+	for _, e := range locks {
+		removeLock(s.path("locks", e.Name()))
+	}
+	return errors.Join(err, err1)
+}
+
+// removeLock removes the file of a lock that nobody holds.
+func removeLock(path string) {
+	f, err := os.Open(path)
+	if err != nil {
+		return
+	}
+	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil && same(f, path) {
+		os.Remove(path)
+	}
+	f.Close()
 }

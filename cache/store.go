@@ -27,6 +27,7 @@ const version = "1\n"
 type Store struct {
 	root  string
 	fresh sync.Map // digest.Digest -> true: blobs that were written, and hashed, through this Store
+	desk  desk
 }
 
 // A StoreError says that the store as a whole cannot be used, and what to do.
@@ -55,6 +56,7 @@ func Open(root string) (*Store, error) {
 		}
 	}
 	if err := s.WriteFile("version", []byte(version)); err != nil {
+		s.Close()
 		return nil, s.explain(err)
 	}
 	return s, nil
@@ -98,7 +100,11 @@ func (s *Store) WriteLasting(name string, data []byte) error {
 }
 
 func (s *Store) writeFile(name string, data []byte, settle func(*os.File) error) error {
-	f, err := os.CreateTemp(s.path("tmp"), "w-")
+	dir, err := s.desk.folder(s)
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir.Path, "w-")
 	if err != nil {
 		return err
 	}
@@ -130,5 +136,5 @@ func (s *Store) publish(tmp, name string) error {
 // ReadFile reads a file of the store, named relative to it.
 func (s *Store) ReadFile(name string) ([]byte, error) { return os.ReadFile(s.path(name)) }
 
-// Path returns the path of a name relative to the store.
-func (s *Store) Path(name string) string { return s.path(name) }
+// Path returns the path of a name relative to the store, or of one below it.
+func (s *Store) Path(name ...string) string { return s.path(name...) }

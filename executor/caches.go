@@ -130,11 +130,18 @@ func (x *Executor) takeCache(ctx context.Context, cm *cacheMount, renew bool) (d
 	if err == nil {
 		err = x.makeCache(ctx, cm, name)
 	}
+	if err == nil {
+		err = x.Disk.Touch(cm.name)
+	}
 	if err != nil {
 		unlock()
 		return "", nil, err
 	}
-	return x.Disk.Path(name), unlock, nil
+	free := unlock
+	return x.Disk.Path(name), func() {
+		_ = x.Disk.Touch(cm.name) // its size may be another one now
+		free()
+	}, nil
 }
 
 // renewShared empties a folder that others may be using: it waits until they are done. Other steps of this build

@@ -160,6 +160,18 @@ func (x *Executor) tree(ctx context.Context, v *llb.Vertex, input int, results [
 
 // Execute implements solver.Executor.
 func (x *Executor) Execute(ctx context.Context, v *llb.Vertex, inputs []digest.Digest) (digest.Digest, error) {
+	began := time.Now()
+	d, err := x.execute(ctx, v, inputs)
+	switch v.Op().(type) {
+	case *llb.File, *llb.Exec, *llb.HTTP, *llb.Git: // what makes a layer
+		if err == nil && !d.IsZero() {
+			err = x.Layers.Describe(d, snapshot.Made{By: v.Meta().Label, Took: time.Since(began)})
+		}
+	}
+	return d, err
+}
+
+func (x *Executor) execute(ctx context.Context, v *llb.Vertex, inputs []digest.Digest) (digest.Digest, error) {
 	switch op := v.Op().(type) {
 	case *llb.Image:
 		return x.Layers.AppendImage(op.Layers)

@@ -87,6 +87,7 @@ func TestShownFolder(t *testing.T) {
 	if err := x.Close(); err != nil {
 		t.Error(err)
 	}
+	x.Disk.Close()
 	if left, _ := os.ReadDir(x.Disk.Path("tmp")); len(left) > 0 {
 		t.Errorf("%d folders are left", len(left))
 	}

@@ -134,6 +134,9 @@ func (f *fields) exec(op *llb.Exec, argument Namer) {
 	f.add("WORKDIR", op.Cwd)
 	f.add("USER", op.User)
 	f.add("network", string(op.Network))
+	f.set("--security=insecure", op.Security.Insecure)
+	f.set("seccomp=unconfined", op.Security.Unconfined)
+	f.set("no-new-privileges=false", op.Security.NewPrivileges)
 	f.add("hostname", op.Hostname)
 	for _, h := range op.Hosts {
 		f.add("host "+h.Name, h.IP)

@@ -22,6 +22,13 @@ type Chain struct {
 	Content digest.Digest `json:"content"`
 	// Created is when the layer was made, in UTC; zero for layers that come with an image.
 	Created time.Time `json:"created"`
+	Made
+}
+
+// Made says how a chain came to be. It is for people, and for who decides what is worth keeping.
+type Made struct {
+	By   string        `json:"by,omitempty"`   // the step, like "[build 2/5] RUN make"
+	Took time.Duration `json:"took,omitempty"` // in nanoseconds
 }
 
 // chainID implements the ChainID recursion of the OCI image specification.
@@ -34,30 +41,63 @@ func chainID(parent, layer digest.Digest) digest.Digest {
 
 func chainFile(id digest.Digest) string {
 	h := id.Hex()
-	return filepath.Join("chains", h[:2], h[2:])
+	return filepath.Join(chainDir, h[:2], h[2:])
 }
 
-// Append records the chain that has layer on top of parent, and returns its ID. When
+// Append records the chain that has layer on top of parent, holds it and returns its ID. When
 // that chain is known already it is left as it is, its time included.
 func (s *Store) Append(parent, layer, content digest.Digest, created time.Time) (digest.Digest, error) {
 	id := chainID(parent, layer)
-	if _, err := s.Chain(id); err == nil {
-		return id, nil
+	if known, err := s.use(id); err != nil || known {
+		return id, err
 	}
 	below, err := s.Content(parent)
 	if err != nil {
 		return id, err
 	}
-	c := &Chain{ID: id, Parent: parent, Layer: layer, Content: chainContent(below, content), Created: created.UTC()}
+	return id, s.writeChain(&Chain{ID: id, Parent: parent, Layer: layer, Content: chainContent(below, content), Created: created.UTC()})
+}
+
+func (s *Store) writeChain(c *Chain) error {
 	b, err := json.Marshal(c)
 	if err != nil {
-		return id, err
+		return err
 	}
-	if err := s.disk.WriteFile(chainFile(id), append(b, '\n')); err != nil {
-		return id, err
+	if err := s.disk.WriteFile(chainFile(c.ID), append(b, '\n')); err != nil {
+		return err
 	}
-	s.chains.Store(id, c)
-	return id, nil
+	s.chains.Store(c.ID, c)
+	return nil
+}
+
+// use holds a chain, remembers that it is used now, and reports whether its record is there. Once is enough: what is held stays.
+func (s *Store) use(id digest.Digest) (bool, error) {
+	if _, ok := s.used.Load(id); !ok {
+		if err := s.disk.Hold(id); err != nil {
+			return false, err
+		}
+		s.chains.Delete(id) // another process may have evicted it since it was read
+		if err := s.disk.Touch(chainFile(id)); errors.Is(err, fs.ErrNotExist) {
+			return false, nil
+		}
+		s.used.Store(id, true)
+	}
+	_, err := s.Chain(id)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// Describe adds to a chain how it was made, unless that is known.
+func (s *Store) Describe(id digest.Digest, made Made) error {
+	c, err := s.Chain(id)
+	if err != nil || c.Made != (Made{}) || made == (Made{}) {
+		return err
+	}
+	described := *c
+	described.Made = made
+	return s.writeChain(&described)
 }
 
 // chainContent names what a chain holds by the content of what is below its topmost layer, and of that.
@@ -87,6 +127,9 @@ func (s *Store) Stack(lower, upper digest.Digest) (digest.Digest, error) {
 	for _, c := range chains {
 		// The content of c counts what is below it too: that may make two equal stacks differ, never the reverse.
 		if lower, err = s.Append(lower, c.Layer, c.Content, c.Created); err != nil {
+			return digest.Digest{}, err
+		}
+		if err := s.Describe(lower, c.Made); err != nil {
 			return digest.Digest{}, err
 		}
 	}
@@ -140,8 +183,14 @@ func (s *Store) Content(id digest.Digest) (digest.Digest, error) {
 	return c.Content, nil
 }
 
-// Usable reports whether every layer of a chain is there, or can be fetched. It looks at records and sizes only.
+// Usable reports whether every layer of a chain is there, or can be fetched, and holds the chain. It looks at records and sizes only.
 func (s *Store) Usable(id digest.Digest) (bool, error) {
+	if id.IsZero() {
+		return true, nil
+	}
+	if known, err := s.use(id); err != nil || !known {
+		return false, err
+	}
 	for !id.IsZero() {
 		c, err := s.Chain(id)
 		if errors.Is(err, fs.ErrNotExist) {

@@ -25,6 +25,7 @@ type Store struct {
 
 	chains sync.Map // digest.Digest -> *Chain
 	tocs   sync.Map // digest.Digest -> *TOC
+	used   sync.Map // digest.Digest -> true: chains that are held
 }
 
 // Fetch opens the bytes of b at one of its origins. The caller verifies them.
@@ -57,7 +58,7 @@ const (
 
 func layerFile(layer digest.Digest, name string) string {
 	h := layer.Hex()
-	return filepath.Join("layers", h[:2], h[2:], name)
+	return filepath.Join(layerDir, h[:2], h[2:], name)
 }
 
 // Blobs returns the known blobs of a layer, here or elsewhere.
@@ -76,8 +77,11 @@ func (s *Store) Blobs(layer digest.Digest) ([]Blob, error) {
 	return list, nil
 }
 
-// AddBlob records that b is a form of layer. Origins of the same blob are joined.
+// AddBlob records that b is a form of layer, and holds the layer. Origins of the same blob are joined.
 func (s *Store) AddBlob(ctx context.Context, layer digest.Digest, b Blob) error {
+	if err := s.disk.Hold(layer); err != nil {
+		return err
+	}
 	return s.editBlobs(ctx, layer, func(list []Blob) []Blob {
 		i := slices.IndexFunc(list, func(x Blob) bool { return x.Digest == b.Digest })
 		if i < 0 {
@@ -152,8 +156,14 @@ func (s *Store) readTOC(layer digest.Digest) (*TOC, error) {
 	return t, nil
 }
 
+// writeTOC keeps the table of contents of a layer, and holds the layer: what will name it may not be written yet.
 func (s *Store) writeTOC(t *TOC) error {
-	if _, err := s.readTOC(t.DiffID); err == nil {
+	if err := s.disk.Hold(t.DiffID); err != nil {
+		return err
+	}
+	if s.disk.Used(layerFile(t.DiffID, "toc")).IsZero() {
+		s.tocs.Delete(t.DiffID) // another process has evicted it
+	} else if _, err := s.readTOC(t.DiffID); err == nil {
 		return nil
 	}
 	if err := s.disk.WriteFile(layerFile(t.DiffID, "toc"), t.Marshal()); err != nil {

@@ -99,6 +99,7 @@ func TestGitFiles(t *testing.T) {
 		b.fails(t, op, want)
 	}
 	b.fails(t, &llb.Git{Remote: s.URL + "/nosuch.git"}, "git: repository '"+s.URL+"/nosuch.git/' not found")
+	b.disk.Close()
 	if left, _ := os.ReadDir(b.disk.Path("tmp")); len(left) > 0 {
 		t.Errorf("left in tmp: %v", left)
 	}

@@ -47,6 +47,14 @@ func (i *Image) Familiar() string {
 	return reference.FamiliarString(named)
 }
 
+// Title returns what an image is called in messages: its name, or the beginning of its ID.
+func (i *Image) Title() string {
+	if i.Name == "" {
+		return i.Config.Short()
+	}
+	return i.Familiar()
+}
+
 // Pinned returns the name with the manifest's digest, "" for an image that no registry has.
 func (i *Image) Pinned() string {
 	if i.Manifest.IsZero() || i.Name == "" {
@@ -97,8 +105,8 @@ func (i *Image) key() string {
 
 func recordFile(key string) string { return filepath.Join(imagesDir, digest.Of([]byte(key)).Hex()) }
 
-// read returns a record. One that is missing or damaged is empty.
-func (m *Images) read(file string) ([]*Image, error) {
+// Read returns the images of a record, which Files has named. One that is missing or damaged is empty.
+func (m *Images) Read(file string) ([]*Image, error) {
 	b, err := m.disk.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -125,7 +133,7 @@ func (m *Images) Get(name string, p ocispec.Platform) (*Image, bool, error) {
 	if err != nil {
 		return nil, false, err
 	}
-	list, err := m.read(recordFile((&Image{Name: named.String()}).key()))
+	list, err := m.Read(recordFile((&Image{Name: named.String()}).key()))
 	if err != nil {
 		return nil, false, err
 	}
@@ -162,7 +170,7 @@ func (m *Images) Put(ctx context.Context, img *Image) error {
 		return err
 	}
 	defer unlock()
-	list, err := m.read(file)
+	list, err := m.Read(file)
 	if err != nil {
 		return err
 	}
@@ -230,18 +238,32 @@ func (i *Image) read(raw []byte) (*dockerspec.DockerOCIImage, error) {
 	return &spec, nil
 }
 
-// List returns all images, ordered by name, those without one last.
-func (m *Images) List() ([]*Image, error) {
+// Evict removes an image without a name: nothing leads to it but its ID.
+func (m *Images) Evict(trash *cache.Trash, img *Image) error {
+	return trash.Take(recordFile(img.key()))
+}
+
+// Files are the records of images, relative to the store.
+func (m *Images) Files() (names []string, err error) {
 	files, err := os.ReadDir(m.disk.Path(imagesDir))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
+	for _, f := range files {
+		names = append(names, filepath.Join(imagesDir, f.Name()))
+	}
+	return names, err
+}
+
+// List returns all images, ordered by name, those without one last.
+func (m *Images) List() ([]*Image, error) {
+	files, err := m.Files()
 	if err != nil {
 		return nil, err
 	}
 	var out []*Image
 	for _, f := range files {
-		list, err := m.read(filepath.Join(imagesDir, f.Name()))
+		list, err := m.Read(f)
 		if err != nil {
 			return nil, err
 		}

@@ -82,8 +82,11 @@ func (m *Images) explain(named reference.Named, p ocispec.Platform, stored *Imag
 	return err
 }
 
-// Load returns the image of a record, or nil when the store does not have all of it any more.
+// Load returns the image of a record, and holds it, or nil when the store does not have all of it any more.
 func (m *Images) Load(ctx context.Context, img *Image) (*Resolved, error) {
+	if err := m.disk.Hold(img.Config); err != nil {
+		return nil, err
+	}
 	raw, err := m.disk.ReadBlob(img.Config)
 	var damaged *cache.DamagedError
 	if errors.Is(err, fs.ErrNotExist) || errors.As(err, &damaged) {

@@ -109,6 +109,7 @@ func (x *StatIndex) Save() error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if !x.dirty {
+		_ = x.store.Touch(x.name) // it was used
 		return nil
 	}
 	x.dirty = false
@@ -131,6 +132,9 @@ func marshalStatIndex(files map[string]indexed) []byte {
 	sum := sha256.Sum256(b)
 	return append(b, sum[:]...)
 }
+
+// IsStatIndex reports whether b is a whole index as Save writes it.
+func IsStatIndex(b []byte) bool { return parseStatIndex(b) != nil }
 
 // parseStatIndex returns nil for what marshalStatIndex did not write.
 func parseStatIndex(b []byte) map[string]indexed {

@@ -227,6 +227,7 @@ func TestURLChecksum(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "digest mismatch: sha256:d9298a10d1b0735837dc4bd85dac641b0f3cef27a47e5d53a54f2f3f5b2fcffa (expected: sha256:2cf24d") {
 		t.Errorf("error %v", err)
 	}
+	b.disk.Close()
 	if left, _ := os.ReadDir(b.disk.Path("tmp")); len(left) > 0 {
 		t.Errorf("left in tmp: %v", left)
 	}

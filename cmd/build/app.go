@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -14,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/seed0570efb0/build/cache"
+	"github.com/seed0570efb0/build/collect"
 	"github.com/seed0570efb0/build/executor"
 	"github.com/seed0570efb0/build/executor/sandbox"
 	"github.com/seed0570efb0/build/history"
@@ -38,7 +38,9 @@ type app struct {
 	remote   *source.Remote
 	executor *executor.Executor
 
-	recorder   *history.Recorder // of the build that is under way
+	collector *collect.Collector
+	recorder  *history.Recorder // of the build that is under way
+
 	display    *progress.Display
 	dockerfile []byte // for excerpts in errors
 }
@@ -59,6 +61,7 @@ func (a *app) open() error {
 	a.layers = snapshot.New(a.disk, a.client.Fetch)
 	a.images = source.NewImages(a.disk, a.layers, a.client)
 	a.remote = source.NewRemote(a.disk, a.layers, version(), buildID())
+	a.collector = &collect.Collector{Disk: a.disk, Layers: a.layers, Images: a.images, Now: time.Now}
 	a.executor = &executor.Executor{Layers: a.layers, Disk: a.disk, Remote: a.remote, Locals: map[string]snapshot.Tree{}, Warn: a.warn, Now: time.Now, Root: sandbox.RootOverlay}
 	return nil
 }
@@ -84,10 +87,11 @@ func (a *app) storeRoot() (string, error) {
 	return filepath.Join(home, ".local/share/build"), nil
 }
 
-// tidy removes what killed processes left in the store.
-func (a *app) tidy() {
-	old := time.Now().Add(-time.Hour)
-	_ = a.disk.CleanTemp(func(fi fs.FileInfo) bool { return fi.ModTime().Before(old) })
+// close gives up what this process relies on.
+func (a *app) close() {
+	if a.disk != nil {
+		a.disk.Close()
+	}
 }
 
 // show starts the display of progress and returns the function that ends it.

@@ -64,8 +64,11 @@ type plan struct {
 	secrets  map[string]source.Secret
 	agents   map[string]func(net.Conn)
 	index    []*source.StatIndex
-	lowered  *lower.Result
-	call     call
+	// cacheLimit is how many bytes the store may take; 0 is no limit. enforce, when not nil, keeps it after a step.
+	cacheLimit int64
+	enforce    func(context.Context)
+	lowered    *lower.Result
+	call       call
 }
 
 // build carries out a build.
@@ -119,7 +122,9 @@ func (a *app) build(ctx context.Context, o *buildOptions, path string) error {
 	if err := a.limit(&p.limits); err != nil {
 		return err
 	}
-	a.tidy()
+	_ = a.disk.CleanTemp()
+	var end func(context.Context)
+	p.enforce, end = a.limitStore(p)
 	a.record(p)
 	var results []*exporter.Result
 	err = a.retryDamaged(func() (err error) {
@@ -132,6 +137,7 @@ func (a *app) build(ctx context.Context, o *buildOptions, path string) error {
 			a.warn("the digests of the context are not remembered: " + e.Error())
 		}
 	}
+	end(ctx)
 	if err != nil {
 		return err
 	}
@@ -148,7 +154,7 @@ func (a *app) plan(o *buildOptions, path string) (*plan, error) {
 	if _, _, err := o.limits.limits(); err != nil {
 		return nil, err
 	}
-	for _, f := range []func(*plan) error{planContext, planCall, planFlags, planSecrets, planOutputs, planRecords, a.readDockerfile, planIgnore} {
+	for _, f := range []func(*plan) error{planContext, planCall, planFlags, planCacheLimit, planSecrets, planOutputs, planRecords, a.readDockerfile, planIgnore} {
 		if err := f(p); err != nil {
 			return p, err
 		}
@@ -222,7 +228,7 @@ func runs(v *llb.Vertex, seen map[digest.Digest]bool) bool {
 
 func (a *app) solver(p *plan) *solver.Solver {
 	return &solver.Solver{
-		Executor: a.executor,
+		Executor: p.limited(a.executor),
 		Memory:   executor.Memory{Store: a.disk, Layers: a.layers},
 		Observer: a.display,
 		Jobs:     p.jobs,

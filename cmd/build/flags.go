@@ -26,6 +26,7 @@ type buildOptions struct {
 	call                            string
 	check                           bool
 	jobs                            int64
+	cacheLimit                      string
 	limits                          limitOptions
 	security                        securityOptions
 }
@@ -42,6 +43,7 @@ func (o *buildOptions) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.iidFile, "iidfile", "", "write the image's ID to this file")
 	f.StringVar(&o.metadataFile, "metadata-file", "", "write digests and names to this file, as JSON")
 	f.StringVar(&o.progress, "progress", envOr("BUILDKIT_PROGRESS", "auto"), "how to show progress: auto, tty, plain, rawjson or quiet")
+	f.StringVar(&o.cacheLimit, "cache-limit", "", "how much the store may take of the disk, like 20g (default $"+cacheLimitVariable+"): what names and running builds do not need is evicted")
 	o.limits.flags(f)
 }
 

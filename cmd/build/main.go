@@ -45,6 +45,7 @@ func run(args []string, std stdio) int {
 	a := &app{stdio: std, isolation: envOr("BUILD_ISOLATION", autoIsolation)}
 	ctx, stop := interruptible(context.Background())
 	defer stop()
+	defer a.close()
 	root := a.command()
 	root.SetArgs(withVerb(root, args))
 	root.SetIn(std.in)
@@ -113,7 +114,8 @@ func (a *app) command() *cobra.Command {
 	root.SetFlagErrorFunc(flagError)
 	main := a.buildCommand()
 	root.AddCommand(main, a.runCommand(), a.imagesCommand(), a.pushCommand(), a.saveCommand(),
-		a.historyCommand(), a.inspectCommand(), a.whyCommand(), a.planCommand(), a.doctorCommand(), a.versionCommand())
+		a.historyCommand(), a.inspectCommand(), a.whyCommand(), a.planCommand(), a.duCommand(), a.pruneCommand(), a.fsckCommand(),
+		a.doctorCommand(), a.versionCommand())
 	root.SetHelpFunc(help(root, main))
 	return root
 }

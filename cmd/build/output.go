@@ -59,7 +59,7 @@ func planRecords(p *plan) error {
 // the store; with names, the store gets them too.
 func (a *app) produce(ctx context.Context, p *plan) ([]*exporter.Result, error) {
 	s := a.solver(p)
-	s.Executor, s.Observer, s.Expect = a.recorder, a.recorder, a.recorder.Expect
+	s.Executor, s.Observer, s.Expect = p.limited(a.recorder), a.recorder, a.recorder.Expect
 	chain, err := s.Solve(ctx, p.lowered.Root)
 	a.executor.EndSteps()
 	if err != nil {

@@ -8,7 +8,9 @@ import (
 	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 
+	"github.com/seed0570efb0/build/cache"
 	"github.com/seed0570efb0/build/history"
+	"github.com/seed0570efb0/build/internal/digest"
 	"github.com/seed0570efb0/build/llb"
 	"github.com/seed0570efb0/build/parser"
 )
@@ -21,13 +23,22 @@ func (a *app) record(p *plan) {
 	a.recorder = r
 }
 
-// newRecorder returns what hears of the keys of a build's steps. It is the place to say what became of results that are gone:
-// history.Recorder.Evicted.
+// newRecorder returns what hears of the keys of a build's steps.
 func (a *app) newRecorder(p *plan) *history.Recorder {
 	r := history.Open(a.disk).Record(p.subject(), p.lowered.Root, p.noCache, arguments(p.file))
-	r.Executor = a.executor
+	r.Executor, r.Evicted = a.executor, a.evicted
 	a.executor.Selected = r.Selected
 	return r
+}
+
+// evicted says what became of the result that those keys led to.
+func (a *app) evicted(definition, content digest.Digest) (string, bool) {
+	for _, key := range []digest.Digest{definition, content} {
+		if e, ok := a.disk.Evicted(cache.Key(key)); ok {
+			return "evicted " + ago(e.At) + " " + e.Why, true
+		}
+	}
+	return "", false
 }
 
 // endRecord keeps the record of the build, which has ended with err. Without it the next one says less.

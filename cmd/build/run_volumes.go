@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/docker/go-units"
 	"github.com/spf13/pflag"
 	"github.com/tonistiigi/go-csvvalue"
 
@@ -120,7 +119,7 @@ func parseTmpfs(text string) (m sandbox.Mount, err error) {
 		case "noexec":
 			m.NoExec = true
 		case "size":
-			err = parseSize(&m, value)
+			m.Size, err = parseSize("size", value)
 		case "mode":
 			err = parseMode(&m, value)
 		default:
@@ -155,7 +154,7 @@ func parseMount(text string) (m sandbox.Mount, err error) {
 				m.ReadOnly, err = strconv.ParseBool(value)
 			}
 		case "tmpfs-size":
-			err = parseSize(&m, value)
+			m.Size, err = parseSize("size", value)
 		case "tmpfs-mode":
 			err = parseMode(&m, value)
 		default:
@@ -181,13 +180,6 @@ func checkMount(m *sandbox.Mount) error {
 		return usagef("it looks like type=bind,source=/host/path,target=/container/path", "the source is missing")
 	case m.Size != 0 || m.Mode != 0:
 		return usagef("size and mode are for type=tmpfs", "a bind mount has those of its source")
-	}
-	return nil
-}
-
-func parseSize(m *sandbox.Mount, text string) (err error) {
-	if m.Size, err = units.RAMInBytes(text); err != nil || m.Size <= 0 {
-		return usagef("it is a number of bytes, like 64m", "size %q", text)
 	}
 	return nil
 }

@@ -11,9 +11,11 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/docker/go-units"
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 
+	"github.com/seed0570efb0/build/cache"
 	"github.com/seed0570efb0/build/executor/sandbox"
 	"github.com/seed0570efb0/build/internal/testkit"
 	"github.com/seed0570efb0/build/internal/userns"
@@ -87,6 +89,8 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"list":         list,
 	"signal":       sendSignal,
 	"restart":      restart,
+	"below":        below,
+	"tamper":       tamper,
 }
 
 // nothingLeft checks that the builds of a script left no process, no mount and no temporary file. What was killed
@@ -137,6 +141,27 @@ func makeTree(ts *testscript.TestScript, neg bool, args []string) {
 func makeLayout(ts *testscript.TestScript, neg bool, args []string) {
 	dir := testkit.OCILayout(tb(ts), testkit.Busybox(tb(ts)), args[1])
 	ts.Check(os.CopyFS(ts.MkAbs(args[0]), os.DirFS(dir)))
+}
+
+// below is "below SIZE": it checks what the store takes of the disk.
+func below(ts *testscript.TestScript, neg bool, args []string) {
+	limit, err := units.RAMInBytes(args[0])
+	ts.Check(err)
+	total, err := cache.DiskUsage(ts.Getenv("BUILD_ROOT"))
+	ts.Check(err)
+	if neg || total > limit {
+		ts.Fatalf("the store takes %d bytes, more than %s", total, args[0])
+	}
+}
+
+// tamper changes b.txt in the tree of the layer that has it.
+func tamper(ts *testscript.TestScript, neg bool, args []string) {
+	files, err := filepath.Glob(filepath.Join(ts.Getenv("BUILD_ROOT"), "layers/*/*/*@*/b.txt"))
+	ts.Check(err)
+	if neg || len(args) > 0 || len(files) != 1 {
+		ts.Fatalf("usage: tamper, after a step that has made b.txt")
+	}
+	ts.Check(damage(files[0], false))
 }
 
 // restart makes the store look as if the machine had been started again since: the trees of layers say in which boot
