@@ -66,14 +66,20 @@ func (e *StepError) Unwrap() error { return e.Err }
 // Solve returns the result of v. Independent steps run at the same time, a step
 // that several others read runs once, and the first failure stops the rest and is the error.
 func (s *Solver) Solve(ctx context.Context, v *llb.Vertex) (digest.Digest, error) {
+	results, err := s.SolveAll(ctx, []*llb.Vertex{v})
+	return results[0], err
+}
+
+// SolveAll returns the results of vs as Solve does, for graphs that may have steps in common.
+func (s *Solver) SolveAll(ctx context.Context, vs []*llb.Vertex) ([]digest.Digest, error) {
 	r, ctx, stop := s.start(ctx)
 	defer stop()
-	d, err := r.solve(ctx, v)
+	results, err := all(ctx, vs, r.solve)
 	if err != nil {
 		// Whatever ended after the first failure ended because of it.
 		err = context.Cause(ctx)
 	}
-	return d, err
+	return results, err
 }
 
 // Known returns the result of v when it is remembered by its definition: then Solve will run nothing.

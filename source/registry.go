@@ -17,8 +17,6 @@ import (
 	"github.com/distribution/reference"
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
@@ -137,83 +135,6 @@ func (r *repository) get(ctx context.Context, kind, id string, accept []string) 
 		return nil, err
 	}
 	return resp, nil
-}
-
-// Push writes img to a registry under ref. Layers that the registry has are not sent; those that it has in another
-// repository, of the origins by digest, are mounted from there. A nil error promises that the registry
-// has taken the manifest. progress, which may be nil, gets the bytes that are done and the bytes known of.
-func (c *Client) Push(ctx context.Context, ref string, img v1.Image, origins map[digest.Digest][]string, progress func(done, total int64)) error {
-	named, err := Normalize(ref)
-	if err != nil {
-		return err
-	}
-	if _, pinned := named.(reference.Digested); pinned {
-		return &ImageError{ref, errors.New("cannot be pushed under a digest"), "name a tag"}
-	}
-	tag, err := name.NewTag(named.String())
-	if err != nil {
-		return err
-	}
-	updates := make(chan v1.Update, 64)
-	drained := make(chan struct{})
-	go func() {
-		defer close(drained)
-		for u := range updates {
-			if progress != nil && u.Error == nil {
-				progress(u.Complete, u.Total)
-			}
-		}
-	}()
-	err = remote.Write(tag, mountable{img, tag, origins},
-		remote.WithContext(ctx),
-		remote.WithAuthFromKeychain(authn.DefaultKeychain),
-		remote.WithTransport(c.transport),
-		remote.WithUserAgent(c.userAgent),
-		remote.WithRetryBackoff(backoff),
-		remote.WithRetryPredicate(transient),
-		remote.WithRetryStatusCodes(retriedCodes...),
-		remote.WithProgress(updates),
-	)
-	<-drained
-	if err != nil {
-		return c.explain(reference.FamiliarString(named), err)
-	}
-	return nil
-}
-
-// mountable tells the library which layers the registry has in other repositories.
-type mountable struct {
-	v1.Image
-	dest    name.Tag
-	origins map[digest.Digest][]string
-}
-
-func (m mountable) Layers() ([]v1.Layer, error) {
-	layers, err := m.Image.Layers()
-	for i, l := range layers {
-		h, err := l.Digest()
-		if err != nil {
-			return nil, err
-		}
-		if repo, ok := m.from(h); ok {
-			layers[i] = &remote.MountableLayer{Layer: l, Reference: repo.Digest(h.String())}
-		}
-	}
-	return layers, err
-}
-
-func (m mountable) from(h v1.Hash) (name.Repository, bool) {
-	d, err := digest.Parse(h.String())
-	if err != nil {
-		return name.Repository{}, false
-	}
-	for _, o := range m.origins[d] {
-		repo, err := name.NewRepository(o)
-		if err == nil && repo.RegistryStr() == m.dest.RegistryStr() {
-			return repo, true
-		}
-	}
-	return name.Repository{}, false
 }
 
 // explain turns what went wrong with ref into an ImageError. Errors that say it all, or are not about

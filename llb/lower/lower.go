@@ -57,6 +57,8 @@ type Options struct {
 	Target string
 	// Platform is what is built, BuildPlatform where; both normalised.
 	Platform, BuildPlatform ocispec.Platform
+	// ShowPlatform puts the platform into the names of steps, for builds of several.
+	ShowPlatform bool
 	// BuildArgs holds the values of --build-arg. An argument without a value is left out.
 	BuildArgs map[string]string
 	// Epoch, when not nil, is SOURCE_DATE_EPOCH: the time of what WORKDIR makes. The Dockerfile can set it, too.
