@@ -3,6 +3,7 @@ package source
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"github.com/distribution/reference"
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -42,17 +43,19 @@ func (c *Client) Push(ctx context.Context, ref string, what remote.Taggable, opt
 }
 
 func (c *Client) push(ctx context.Context, named reference.Named, what remote.Taggable, opt PushOptions) error {
-	to, err := name.NewTag(named.String())
+	to, err := c.pusher(named.Name(), opt.Insecure)
 	if err != nil {
 		return err
 	}
-	var ref name.Reference = to
+	var ref name.Reference
 	if opt.ByDigest {
 		h, err := what.(interface{ Digest() (v1.Hash, error) }).Digest()
 		if err != nil {
 			return err
 		}
-		ref = to.Digest(h.String())
+		ref = to.repo.Digest(h.String())
+	} else {
+		ref = to.repo.Tag(named.(reference.Tagged).Tag())
 	}
 	updates := make(chan v1.Update, 64)
 	drained := make(chan struct{})
@@ -64,10 +67,10 @@ func (c *Client) push(ctx context.Context, named reference.Named, what remote.Ta
 			}
 		}
 	}()
-	err = remote.Push(ref, mountable(what, to.Repository, opt.Origins),
+	err = remote.Push(ref, mountable(what, mounts{reference.Domain(named), to, opt.Origins}),
 		remote.WithContext(ctx),
 		remote.WithAuthFromKeychain(authn.DefaultKeychain),
-		remote.WithTransport(c.transport),
+		remote.WithTransport(to.transport),
 		remote.WithUserAgent(c.userAgent),
 		remote.WithRetryBackoff(backoff),
 		remote.WithRetryPredicate(transient),
@@ -79,8 +82,7 @@ func (c *Client) push(ctx context.Context, named reference.Named, what remote.Ta
 }
 
 // mountable tells the library which layers the registry has in other repositories.
-func mountable(what remote.Taggable, dest name.Repository, origins map[digest.Digest][]string) remote.Taggable {
-	m := mounts{dest, origins}
+func mountable(what remote.Taggable, m mounts) remote.Taggable {
 	switch w := what.(type) {
 	case v1.Image:
 		return mountableImage{w, m}
@@ -90,9 +92,11 @@ func mountable(what remote.Taggable, dest name.Repository, origins map[digest.Di
 	return what
 }
 
+// mounts are the repositories that layers are in, on a registry and elsewhere.
 type mounts struct {
-	dest    name.Repository
-	origins map[digest.Digest][]string
+	registry string
+	to       *door
+	origins  map[digest.Digest][]string
 }
 
 type mountableIndex struct {
@@ -133,9 +137,9 @@ func (m mounts) from(h v1.Hash) (name.Repository, bool) {
 		return name.Repository{}, false
 	}
 	for _, o := range m.origins[d] {
-		repo, err := name.NewRepository(o)
-		if err == nil && repo.RegistryStr() == m.dest.RegistryStr() {
-			return repo, true
+		if host, path, _ := strings.Cut(o, "/"); host == m.registry {
+			repo, err := m.to.endpoint.repository(path)
+			return repo, err == nil
 		}
 	}
 	return name.Repository{}, false

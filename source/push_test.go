@@ -1,10 +1,15 @@
 package source
 
 import (
+	"io"
+	"log"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
+
+	"github.com/google/go-containerregistry/pkg/registry"
 
 	"github.com/seed0570efb0/build/internal/digest"
 	"github.com/seed0570efb0/build/internal/testkit"
@@ -66,4 +71,19 @@ func TestPushErrors(t *testing.T) {
 	host = testkit.Registry(t, testkit.Fail("POST /v2/app/blobs/uploads", http.StatusForbidden))
 	wantError(t, c.Push(t.Context(), host+"/app:1", img, PushOptions{}), ErrUnauthorized, "403", "docker login")
 	wantError(t, c.Push(t.Context(), "app@"+digest.Of(nil).String(), img, PushOptions{}), nil, "digest", "tag")
+}
+
+// A certificate that nobody knows is good enough for those who say so.
+func TestPushInsecure(t *testing.T) {
+	testConfig(t)
+	server := httptest.NewUnstartedServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	ref := server.Listener.Addr().String() + "/app:1"
+	c := NewClient("test")
+	wantError(t, c.Push(t.Context(), ref, smallImage(t), PushOptions{}), nil, "certificate of the registry is not trusted", "certs.d")
+	if err := c.Push(t.Context(), ref, smallImage(t), PushOptions{Insecure: true}); err != nil {
+		t.Error(err)
+	}
 }
