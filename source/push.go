@@ -92,6 +92,8 @@ func mountable(what remote.Taggable, m mounts) remote.Taggable {
 	return what
 }
 
+var _ v1.ImageIndex = mountableIndex{}
+
 // mounts are the repositories that layers are in, on a registry and elsewhere.
 type mounts struct {
 	registry string
@@ -99,13 +101,16 @@ type mounts struct {
 	origins  map[digest.Digest][]string
 }
 
+// An index is embedded by this name: a field called ImageIndex would hide the method.
+type index = v1.ImageIndex
+
 type mountableIndex struct {
-	v1.ImageIndex
+	index
 	mounts
 }
 
 func (m mountableIndex) Image(h v1.Hash) (v1.Image, error) {
-	img, err := m.ImageIndex.Image(h)
+	img, err := m.index.Image(h)
 	if err != nil {
 		return nil, err
 	}
