@@ -80,6 +80,11 @@ func (a *app) build(ctx context.Context, o *buildOptions, path string) error {
 	}
 	if p.call.run != nil {
 		defer a.closeContext(p)
+		done, err := a.show("quiet") // what is fetched for the answer is no part of it
+		if err != nil {
+			return err
+		}
+		defer done()
 		if err := a.loadContext(ctx, p); err != nil {
 			return err
 		}
@@ -185,6 +190,7 @@ func (a *app) lowerOptions(p *plan) (lower.Options, error) {
 		Resolve: func(ctx context.Context, ref string, platform ocispec.Platform) (*lower.Image, error) {
 			return a.resolve(ctx, ref, platform, p.pull)
 		},
+		SourceTime: func(ctx context.Context, v *llb.Vertex) (*time.Time, error) { return a.sourceTime(ctx, p, v) },
 	}
 	var err error
 	if opt.NamedContexts, err = a.namedContexts(p); err != nil {
