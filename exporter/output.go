@@ -2,6 +2,7 @@ package exporter
 
 import (
 	"encoding/csv"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -77,6 +78,26 @@ func (o Output) String() string {
 // Pushes reports whether a registry is asked to take the image.
 func (o Output) Pushes() bool { return o.Push || o.Type == TypeRegistry }
 
+// Check returns an error if some key of o can have no effect. It is for when it is known whether o pushes.
+func (o Output) Check() error {
+	if o.Pushes() || o.Type != TypeImage {
+		return nil
+	}
+	f := o.Form
+	for _, k := range []struct {
+		key string
+		set bool
+	}{{"name-canonical", o.Canonical}, {"push-by-digest", o.ByDigest}, {"registry.insecure", o.Insecure}, {"store=false", o.NoStore}} {
+		if k.set {
+			return fmt.Errorf("type=image: %s needs push=true", k.key)
+		}
+	}
+	if f.Docker || len(f.Annotations) > 0 || f.compression() != (snapshot.Compression{MediaType: snapshot.MediaTypeTarGzip}) {
+		return errors.New("type=image: the store keeps neither compression, media types nor annotations: they need push=true")
+	}
+	return nil
+}
+
 // Packs reports whether the output has a manifest, which has a form and annotations.
 func (o Output) Packs() bool { return o.Type == TypeOCI || o.Type == TypeDocker || o.Pushes() }
 
@@ -147,9 +168,6 @@ func newOutput(attrs map[string]string) (Output, error) {
 		if err := o.set(known, k, attrs[k]); err != nil {
 			return o, err
 		}
-	}
-	if o.Canonical && !o.Pushes() {
-		return o, fmt.Errorf("name-canonical=true needs push=true: the digest is that of the registry")
 	}
 	if err := o.Form.check(); err != nil {
 		return o, err

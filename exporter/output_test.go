@@ -75,7 +75,6 @@ func TestParseOutputErrors(t *testing.T) {
 		"type=oci,annotation-indx.a=b":     `unknown annotation type "indx"`,
 		"type=local,dest=x,annotation.a=b": `unknown key "annotation.a" for type local`,
 		"type=oci,attestation-inline=true": "attestation-inline=true is not supported for type oci",
-		"type=image,name-canonical=true":   "needs push=true",
 		"type=image,unpack=true":           "unpack=true is not supported",
 		"type=image,push=maybe":            "want true or false",
 		"type=registry,push=false":         "push=false is not supported",
@@ -90,6 +89,26 @@ func TestParseOutputErrors(t *testing.T) {
 		got, err := ParseOutput(in)
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("ParseOutput(%q) = %+v, %v; want %q", in, got, err, want)
+		}
+	}
+}
+
+// What only registries keep is not for the store alone.
+func TestCheck(t *testing.T) {
+	for in, want := range map[string]string{
+		"type=image": "", "type=image,compression=gzip,rewrite-timestamp=true": "", "type=image,push=true,compression=zstd,store=false": "",
+		"type=registry,push-by-digest=true": "", "type=oci,annotation.a=b": "",
+		"type=image,name-canonical=true": "name-canonical needs push=true", "type=image,push-by-digest=true": "push-by-digest needs push=true",
+		"type=image,store=false": "store=false needs push=true", "type=image,registry.insecure=true": "needs push=true",
+		"type=image,compression=zstd": "the store keeps neither", "type=image,annotation.a=b": "the store keeps neither",
+		"type=image,oci-mediatypes=false": "the store keeps neither", "type=image,force-compression=true": "the store keeps neither",
+	} {
+		o, err := ParseOutput(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := o.Check(); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", in, err, want)
 		}
 	}
 }

@@ -43,6 +43,9 @@ func planOutputs(p *plan) error {
 		if out.Pushes() && len(p.tags) == 0 && len(out.Names) == 0 {
 			return usagef("name it with -t", "an image without a name cannot be pushed")
 		}
+		if err := out.Check(); err != nil {
+			return usagef("push it, or write it to an archive with type=oci", "%w", err)
+		}
 		if out.Dest != "" && out.Dest != os.DevNull && written[out.Dest] {
 			return usagef("give each output a place of its own", "two outputs go to %s", out)
 		}
@@ -153,7 +156,7 @@ func (a *app) export(ctx context.Context, images []*exporter.Image, out exporter
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		err = cause
 	}
-	if err == nil && out.Type == exporter.TypeImage {
+	if err == nil && out.Type == exporter.TypeImage && !out.NoStore {
 		sayNames(step, r)
 	}
 	step.Done(err)

@@ -121,7 +121,7 @@ func withRegistered(c *exec.Cmd, dir string) *exec.Cmd {
 
 // The index is what other people's programs read: an archive, a folder and a registry with two platforms.
 func TestIndex(t *testing.T) {
-	need(t, "docker-registry", "skopeo", "umoci")
+	need(t, "docker-registry", "skopeo", "umoci", "podman", "runc")
 	a := accounts(t)[0]
 	dir := tempDir(t)
 	write(t, filepath.Join(dir, "Dockerfile"), "FROM scratch\nARG TARGETARCH\nCOPY Dockerfile /$TARGETARCH\nLABEL arch=$TARGETARCH\n")
@@ -164,6 +164,9 @@ func TestIndex(t *testing.T) {
 	}
 	if tags := output(t, exec.Command("umoci", "ls", "--layout", folder)); tags != "1\n" {
 		t.Errorf("umoci ls: %q", tags)
+	}
+	if loaded := output(t, newContainers(t).podman("load", "-q", "-i", archive)); !strings.Contains(loaded, ref) {
+		t.Errorf("podman load: %s", loaded)
 	}
 	write(t, filepath.Join(dir, "on.Dockerfile"), "FROM "+ref+"\nCOPY Dockerfile /again\n")
 	for _, arch := range []string{"amd64", "arm64"} {
