@@ -84,7 +84,7 @@ func NewImages(disk *cache.Store, layers *snapshot.Store, client *Client) *Image
 	return &Images{disk, layers, client}
 }
 
-// A name has one record, a list with one Image for each platform it was pulled for. The file is called by
+// A name has one record, a list with one Image for each platform it was pulled or built for. The file is called by
 // the digest of the name: names have slashes, and no longest length.
 const imagesDir = "images"
 
