@@ -156,10 +156,10 @@ func (c *Client) explain(ref string, err error) error {
 		if errors.Is(err, syscall.ECONNREFUSED) {
 			out.Hint = "nothing listens there: check the host and the port, and whether the registry runs"
 		}
-	case errors.Is(err, errNoTLS), errors.Is(err, http.ErrSchemeMismatch):
-		out.Hint = "if the network is to be trusted, say http = true for that host in registries.toml"
 	case isCut(err): // of the two errors of a registry that was asked with and without encryption, the one that tells more
 		out.Err, out.Hint = errCut, "try again; if it stays so, look at the log of the registry, or of the proxy before it"
+	case errors.Is(err, errNoTLS), errors.Is(err, http.ErrSchemeMismatch):
+		out.Hint = "if the network is to be trusted, say http = true for that host in registries.toml"
 	case errors.As(err, &fetch):
 		out.Err = fmt.Errorf("%s: %w", fetch.URL, fetch.Err)
 	}
