@@ -35,6 +35,8 @@ type Executor struct {
 	Agents map[string]func(net.Conn)
 	// Root is how the roots of processes are made.
 	Root sandbox.RootKind
+	// OwnNamespace says that this process is in a user namespace that was made for it, where it may register emulators.
+	OwnNamespace bool
 	// Limits and ShmSize are for every process. They are part of no key: what a step makes does not
 	// depend on how much it may use.
 	Limits  sandbox.Limits

@@ -170,7 +170,7 @@ func (o *outcome) add(ctx context.Context, layers *snapshot.Store, root digest.D
 	}
 	o.Entries = append(o.Entries, list)
 	o.DiffIDs = append(o.DiffIDs, c.Layer.String())
-	_, err = layers.Compressed(ctx, c, snapshot.MediaTypeTarZstd)
+	_, err = layers.Compressed(ctx, c, snapshot.Compression{MediaType: snapshot.MediaTypeTarZstd})
 	return err
 }
 

@@ -33,9 +33,21 @@ func (x *Executor) network(n llb.Network) sandbox.Network {
 	return sandbox.NetworkDefault
 }
 
-// start starts c, in the host's network if there is no other way.
+// start starts c, with an emulator if that is what its program needs.
 func (x *Executor) start(ctx context.Context, c *container, stdio sandbox.Stdio) (*sandbox.Process, error) {
 	x.ready.Do(func() { x.runner.Resolvers = resolvers(hostResolvConf()) })
+	p, err := x.startConnected(ctx, c, stdio)
+	if err == nil {
+		return p, nil
+	}
+	if err := x.emulate(c, err); err != nil {
+		return nil, err
+	}
+	return x.startConnected(ctx, c, stdio)
+}
+
+// startConnected starts c, in the host's network if there is no other way.
+func (x *Executor) startConnected(ctx context.Context, c *container, stdio sandbox.Stdio) (*sandbox.Process, error) {
 	p, err := x.runner.Start(ctx, c.spec, stdio)
 	var none *sandbox.NetworkError
 	if !errors.As(err, &none) {

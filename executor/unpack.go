@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"compress/bzip2"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -144,6 +145,21 @@ func (c *copier) extractLink(e snapshot.Entry, root, to string) error {
 func IsArchive(r io.Reader) bool {
 	plain, err := archiveReader(r)
 	return err == nil && plain != nil
+}
+
+// NewestFile returns the time of the newest regular file in the tar archive that r gives, compressed or not; 0 when there is none.
+func NewestFile(ctx context.Context, r io.Reader) (newest int64, err error) {
+	plain, err := archiveReader(r)
+	if err != nil || plain == nil {
+		return 0, err
+	}
+	entries, err := snapshot.ReadArchive(ctx, plain)
+	for _, e := range entries {
+		if e.Type == snapshot.Regular {
+			newest = max(newest, e.Mtime)
+		}
+	}
+	return newest, err
 }
 
 // archiveReader returns the uncompressed bytes of r if they are a tar archive, and nil if not.

@@ -5,27 +5,31 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/distribution/reference"
-	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/seed0570efb0/build/internal/digest"
 	"github.com/seed0570efb0/build/snapshot"
 )
 
-// archive writes the tar of an OCI layout. The docker form has a manifest.json more, which is
-// what "docker load" reads that does not know the layout.
-func (x *Exporter) archive(ctx context.Context, img *Image, out Output, names []string) (*ocispec.Descriptor, error) {
-	p, err := x.pack(ctx, img, out.Compression, true)
+// layout writes an OCI layout: as a tar, or into a folder. The docker form has a manifest.json more, which is what
+// "docker load" reads that does not know the layout.
+func (x *Exporter) layout(ctx context.Context, images []*Image, out Output, names []string) (*ocispec.Descriptor, error) {
+	docker := out.Type == TypeDocker
+	if docker && len(images) > 1 {
+		return nil, errors.New("docker load takes one platform only: use type=oci for several")
+	}
+	p, err := x.pack(ctx, images, out.Form, true)
 	if err != nil {
 		return nil, err
 	}
-	files, err := x.layout(img, p, names, out.Type == TypeDocker)
+	files, err := x.members(p, names, docker)
 	if err != nil {
 		return nil, err
 	}
@@ -33,21 +37,26 @@ func (x *Exporter) archive(ctx context.Context, img *Image, out Output, names []
 	for _, f := range files {
 		total += f.size
 	}
-	err = x.create(ctx, out.Dest, func(w io.Writer) error {
+	written := func(f member) {
+		done += f.size
+		x.progress("writing "+out.Dest, done, total)
+	}
+	if out.Folder {
+		return &p.desc, x.writeLayout(ctx, out.Dest, files, indexOf(p.desc, names), written)
+	}
+	return &p.desc, x.create(ctx, out.Dest, func(w io.Writer) error {
 		tw := tar.NewWriter(w)
 		for _, f := range files {
 			if err := f.write(tw); err != nil {
 				return err
 			}
-			done += f.size
-			x.progress("writing "+out.Dest, done, total)
+			written(f)
 		}
 		return tw.Close()
 	})
-	return &p.desc, err
 }
 
-// A member is a file or folder of an archive.
+// A member is a file or folder of a layout.
 type member struct {
 	name string // a folder's ends with a slash
 	size int64
@@ -58,28 +67,37 @@ func memberOf(name string, b []byte) member {
 	return member{name, int64(len(b)), func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b)), nil }}
 }
 
+func (m member) isDir() bool { return strings.HasSuffix(m.name, "/") }
+
 // write adds the member with a header that depends on name and size alone.
 func (m member) write(tw *tar.Writer) error {
 	h := &tar.Header{Name: m.name, Typeflag: tar.TypeReg, Mode: 0o444, Size: m.size, ModTime: time.Unix(0, 0)}
-	if strings.HasSuffix(m.name, "/") {
+	if m.isDir() {
 		h.Typeflag, h.Mode = tar.TypeDir, 0o755
 	}
 	if err := tw.WriteHeader(h); err != nil || m.open == nil {
 		return err
 	}
+	return m.copyTo(tw)
+}
+
+func (m member) copyTo(w io.Writer) error {
 	r, err := m.open()
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	_, err = io.CopyBuffer(struct{ io.Writer }{tw}, struct{ io.Reader }{r}, make([]byte, 256<<10))
+	_, err = io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r}, make([]byte, 256<<10))
 	return err
 }
 
-const blobsDir = "blobs/sha256/"
+const (
+	blobsDir       = "blobs/sha256/"
+	dockerManifest = "manifest.json"
+)
 
-// layout returns the members of the archive, in order.
-func (x *Exporter) layout(img *Image, p *packed, names []string, docker bool) ([]member, error) {
+// members returns the files of the layout, in order.
+func (x *Exporter) members(p *packed, names []string, docker bool) ([]member, error) {
 	index, err := json.Marshal(indexOf(p.desc, names))
 	if err != nil {
 		return nil, err
@@ -92,18 +110,24 @@ func (x *Exporter) layout(img *Image, p *packed, names []string, docker bool) ([
 		{name: "blobs/"}, {name: blobsDir},
 		memberOf(ocispec.ImageLayoutFile, version),
 		memberOf(ocispec.ImageIndexFile, index),
-		memberOf(blobsDir+digest.Of(p.raw).Hex(), p.raw),
-		memberOf(blobsDir+img.Config.Hex(), p.config),
 	}
-	for _, b := range p.layers {
-		files = append(files, x.blobMember(b))
+	blob := func(b []byte) { files = append(files, memberOf(blobsDir+digest.Of(b).Hex(), b)) }
+	if p.index != nil {
+		blob(p.index)
+	}
+	for _, i := range p.images {
+		blob(i.manifest)
+		blob(i.raw)
+		for _, b := range i.layers {
+			files = append(files, x.blobMember(b))
+		}
 	}
 	if docker {
-		m, err := dockerManifest(img, p, names)
+		m, err := dockerManifestOf(p.images[0], names)
 		if err != nil {
 			return nil, err
 		}
-		files = append(files, memberOf("manifest.json", m))
+		files = append(files, memberOf(dockerManifest, m))
 	}
 	slices.SortFunc(files, func(a, b member) int { return strings.Compare(a.name, b.name) })
 	// Equal layers are one blob.
@@ -116,15 +140,16 @@ func (x *Exporter) blobMember(b snapshot.Blob) member {
 
 // indexOf returns the index of a layout: an entry for each name, or one without a name.
 func indexOf(desc ocispec.Descriptor, names []string) ocispec.Index {
-	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
+	index := ocispec.Index{Versioned: version2, MediaType: ocispec.MediaTypeImageIndex}
 	for _, n := range names {
 		d := desc
-		d.Annotations = map[string]string{annotationName: n}
+		own := map[string]string{annotationName: n}
 		if named, err := reference.ParseNormalizedNamed(n); err == nil {
 			if tagged, ok := named.(reference.Tagged); ok {
-				d.Annotations[ocispec.AnnotationRefName] = tagged.Tag()
+				own[ocispec.AnnotationRefName] = tagged.Tag()
 			}
 		}
+		d.Annotations = merge(desc.Annotations, own)
 		index.Manifests = append(index.Manifests, d)
 	}
 	if len(names) == 0 {
@@ -136,16 +161,16 @@ func indexOf(desc ocispec.Descriptor, names []string) ocispec.Index {
 // annotationName is where containerd looks for the whole name of an image in an index.
 const annotationName = "io.containerd.image.name"
 
-func dockerManifest(img *Image, p *packed, names []string) ([]byte, error) {
+func dockerManifestOf(i *packedImage, names []string) ([]byte, error) {
 	m := struct {
 		Config   string
 		RepoTags []string
 		Layers   []string
-	}{Config: blobsDir + img.Config.Hex(), Layers: []string{}}
+	}{Config: blobsDir + i.Config.Hex(), Layers: []string{}}
 	for _, n := range names {
 		m.RepoTags = append(m.RepoTags, familiar(n))
 	}
-	for _, b := range p.layers {
+	for _, b := range i.layers {
 		m.Layers = append(m.Layers, blobsDir+b.Digest.Hex())
 	}
 	return json.Marshal([]any{m})

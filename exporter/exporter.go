@@ -1,9 +1,9 @@
-// Package exporter writes a finished image to one kind of place per file: the
+// Package exporter writes a finished build to one kind of place per file: the
 // store, a registry, an archive, a tar of the root file system, a folder.
 //
 // It triggers no step and makes no layer: it asks the snapshot store for the form
 // of a layer that the place needs, which is made then if nobody needed it before.
-// A file is there as a whole or not at all, and its bytes depend on the image alone.
+// A file is there as a whole or not at all, and its bytes depend on the images alone.
 package exporter
 
 import (
@@ -15,7 +15,7 @@ import (
 	"strings"
 
 	"github.com/distribution/reference"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
+	ocidigest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/seed0570efb0/build/cache"
@@ -23,15 +23,9 @@ import (
 	"github.com/seed0570efb0/build/snapshot"
 )
 
-// A Tagger gives an image of the store a name, or none when name is "".
+// A Tagger gives images of the store, one for each platform, a name; none when name is "".
 type Tagger interface {
-	Tag(ctx context.Context, name string, config digest.Digest) error
-}
-
-// A Pusher writes an image to a registry. origins are repositories that have a layer already, by
-// the layer's digest.
-type Pusher interface {
-	Push(ctx context.Context, ref string, img v1.Image, origins map[digest.Digest][]string, progress func(done, total int64)) error
+	Tag(ctx context.Context, name string, configs ...digest.Digest) error
 }
 
 // An Exporter writes images of one store. Fields for places that are not used may be nil.
@@ -49,50 +43,70 @@ type Exporter struct {
 	Warn func(text string)
 }
 
-// A Result says what came of an image in a place.
+// A Result says what came of a build in a place.
 type Result struct {
-	Config   digest.Digest       // the image ID
-	Manifest *ocispec.Descriptor // nil where the place has none
+	Configs  []digest.Digest     // the image IDs, one for each platform
+	Manifest *ocispec.Descriptor // of the manifest, or of the index over several; nil where the place has none
 	Names    []string            // normalised
 }
 
-// Export writes img to the place that out names. A nil error promises that all of it is there.
-func (x *Exporter) Export(ctx context.Context, img *Image, out Output) (*Result, error) {
+// Export writes images, one for each platform of a build, to the place that out names. A nil error promises that all
+// of it is there.
+func (x *Exporter) Export(ctx context.Context, images []*Image, out Output) (*Result, error) {
 	names, err := normalize(out.Names)
 	if err != nil {
 		return nil, err
 	}
-	r := &Result{Config: img.Config, Names: names}
-	switch out.Type {
-	case TypeImage:
-		err = x.tag(ctx, img, names)
-		if err == nil && out.Push {
-			r.Manifest, err = x.push(ctx, img, out, names)
+	if out.Form.Clamp {
+		if images, err = x.clamp(ctx, images); err != nil {
+			return nil, err
 		}
-	case TypeRegistry:
-		r.Manifest, err = x.push(ctx, img, out, names)
-	case TypeOCI, TypeDocker:
-		r.Manifest, err = x.archive(ctx, img, out, names)
-	case TypeTar:
-		err = x.tar(ctx, img, out)
-	case TypeLocal:
-		err = x.local(ctx, img, out)
-	case TypeCacheOnly:
-	default:
-		err = fmt.Errorf("no exporter of type %q", out.Type)
 	}
-	if p := (*fs.PathError)(nil); errors.As(err, &p) && p.Path == out.Dest {
-		err = p.Err // the place is named below
+	r := &Result{Names: names}
+	for _, img := range images {
+		r.Configs = append(r.Configs, img.Config)
 	}
-	if err != nil {
+	if err := x.to(ctx, images, out, r); err != nil {
+		if p := (*fs.PathError)(nil); errors.As(err, &p) && p.Path == out.Dest {
+			err = p.Err // the place is named here
+		}
 		return nil, fmt.Errorf("export to %s: %w", out, err)
 	}
 	return r, nil
 }
 
+// to writes images to a place and notes their manifest.
+func (x *Exporter) to(ctx context.Context, images []*Image, out Output, r *Result) (err error) {
+	if out.Pushes() {
+		if r.Manifest, err = x.push(ctx, images, out, r.Names); err != nil {
+			return err
+		}
+	}
+	switch out.Type {
+	case TypeImage:
+		if out.NoStore {
+			return nil
+		}
+		return x.tag(ctx, out, r)
+	case TypeOCI, TypeDocker:
+		r.Manifest, err = x.layout(ctx, images, out, r.Names)
+	case TypeTar:
+		err = x.tar(ctx, images, out)
+	case TypeLocal:
+		err = x.local(ctx, images, out)
+	case TypeRegistry, TypeCacheOnly:
+	default:
+		err = fmt.Errorf("no exporter of type %q", out.Type)
+	}
+	return err
+}
+
 // Metadata returns what --metadata-file says of r, under the keys of buildx.
 func (r *Result) Metadata() map[string]any {
-	m := map[string]any{"containerimage.config.digest": r.Config.String()}
+	m := map[string]any{}
+	if len(r.Configs) == 1 {
+		m["containerimage.config.digest"] = r.Configs[0].String()
+	}
 	if r.Manifest != nil {
 		m["containerimage.digest"] = string(r.Manifest.Digest)
 		m["containerimage.descriptor"] = r.Manifest
@@ -127,38 +141,36 @@ func familiar(name string) string {
 	return reference.FamiliarString(named)
 }
 
-func (x *Exporter) tag(ctx context.Context, img *Image, names []string) error {
+// tag keeps images in the store: under the names that they have in registries, if they were pushed by digest, or else
+// under those that were given.
+func (x *Exporter) tag(ctx context.Context, out Output, r *Result) error {
+	names := r.Names
+	if out.ByDigest {
+		names = nil
+	}
+	if out.Canonical {
+		for _, n := range r.Names {
+			names = append(names, withDigest(n, r.Manifest.Digest))
+		}
+	}
 	if len(names) == 0 {
 		names = []string{""}
 	}
 	for _, n := range names {
-		if err := x.Tagger.Tag(ctx, n, img.Config); err != nil {
+		if err := x.Tagger.Tag(ctx, n, r.Configs...); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (x *Exporter) push(ctx context.Context, img *Image, out Output, names []string) (*ocispec.Descriptor, error) {
-	if len(names) == 0 {
-		return nil, errors.New("the image has no name to push it under: name one with -t")
-	}
-	p, err := x.pack(ctx, img, out.Compression, false)
+// withDigest puts a digest in the place of the tag of a normalised name.
+func withDigest(name string, d ocidigest.Digest) string {
+	named, err := reference.ParseNormalizedNamed(name)
 	if err != nil {
-		return nil, err
+		return name
 	}
-	remote, err := p.image(ctx, x)
-	if err != nil {
-		return nil, err
-	}
-	for _, n := range names {
-		text := "pushing " + familiar(n)
-		err := x.Pusher.Push(ctx, n, remote, p.origins(), func(done, total int64) { x.progress(text, done, total) })
-		if err != nil {
-			return nil, err
-		}
-	}
-	return &p.desc, nil
+	return reference.TrimNamed(named).String() + "@" + string(d)
 }
 
 func (x *Exporter) progress(text string, current, total int64) {

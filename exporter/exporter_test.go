@@ -113,7 +113,7 @@ func (w *world) export(t testing.TB, img *exporter.Image, output string, names .
 		t.Fatal(err)
 	}
 	o.Names = names
-	r, err := w.Export(t.Context(), img, o)
+	r, err := w.Export(t.Context(), []*exporter.Image{img}, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -268,7 +268,7 @@ func TestPushPull(t *testing.T) {
 	if d := cmp.Diff(files, short(testkit.ListImage(t, back), true)); d != "" {
 		t.Error(d)
 	}
-	if _, err := w.Export(t.Context(), img, exporter.Output{Type: exporter.TypeRegistry}); err == nil || !strings.Contains(err.Error(), "-t") {
+	if _, err := w.Export(t.Context(), []*exporter.Image{img}, exporter.Output{Type: exporter.TypeRegistry}); err == nil || !strings.Contains(err.Error(), "-t") {
 		t.Errorf("push without a name: %v", err)
 	}
 }

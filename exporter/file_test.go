@@ -29,7 +29,7 @@ func TestNoHalfFiles(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			b, err := w.Layers.Compressed(t.Context(), chain, snapshot.MediaTypeTarGzip)
+			b, err := w.Layers.Compressed(t.Context(), chain, snapshot.Compression{MediaType: snapshot.MediaTypeTarGzip})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -56,7 +56,7 @@ func TestNoHalfFiles(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := w.Export(ctx, img, o); err == nil || !strings.Contains(err.Error(), c.want) {
+			if _, err := w.Export(ctx, []*exporter.Image{img}, o); err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("%s, %s: error = %v", c.name, output, err)
 			}
 			if got := testkit.ListDir(t, dir); !strings.Contains(got, "f a.tar 7 ") || strings.Count(got, "\n") != 1 {
@@ -93,7 +93,7 @@ func TestFullDisk(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := w.Export(t.Context(), img, o); !errors.Is(err, syscall.ENOSPC) {
+		if _, err := w.Export(t.Context(), []*exporter.Image{img}, o); !errors.Is(err, syscall.ENOSPC) {
 			t.Errorf("%s: %v", output, err)
 		}
 	}
@@ -101,7 +101,7 @@ func TestFullDisk(t *testing.T) {
 		t.Fatal("/dev/full was replaced")
 	}
 	o := exporter.Output{Type: exporter.TypeTar, Dest: filepath.Join(t.TempDir(), "no", "a.tar")}
-	if _, err := w.Export(t.Context(), img, o); err == nil || !strings.Contains(err.Error(), "no/a.tar: no such file") {
+	if _, err := w.Export(t.Context(), []*exporter.Image{img}, o); err == nil || !strings.Contains(err.Error(), "no/a.tar: no such file") {
 		t.Errorf("missing folder: %v", err)
 	}
 }

@@ -1,6 +1,7 @@
 package exporter
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,7 +33,8 @@ type Image struct {
 	// Epoch, when not nil, is the time that the files of a flattened image get.
 	Epoch *time.Time
 
-	raw []byte // the config
+	raw   []byte // the config
+	build Build  // what Finish was called with
 }
 
 // Finish completes the config of a build and stores it. Layers give the history its times. epoch, which may
@@ -64,7 +66,29 @@ func Finish(disk *cache.Store, layers *snapshot.Store, b Build, epoch *time.Time
 		return nil, err
 	}
 	id, err := disk.WriteBlob(raw)
-	return &Image{Config: id, Spec: spec, Chain: b.Chain, Epoch: epoch, raw: raw}, err
+	return &Image{Config: id, Spec: spec, Chain: b.Chain, Epoch: epoch, raw: raw, build: b}, err
+}
+
+// clamp returns images in whose layers no file is later than SOURCE_DATE_EPOCH. Layers of base images stay.
+func (x *Exporter) clamp(ctx context.Context, images []*Image) ([]*Image, error) {
+	var out []*Image
+	for _, img := range images {
+		if img.Epoch == nil {
+			x.warn("rewrite-timestamp has no effect: SOURCE_DATE_EPOCH is not set")
+			return images, nil
+		}
+		b := img.build
+		var err error
+		if b.Chain, err = x.Layers.Clamp(ctx, b.Chain, b.Base, *img.Epoch); err != nil {
+			return nil, err
+		}
+		img, err := Finish(x.Disk, x.Layers, b, img.Epoch)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, img)
+	}
+	return out, nil
 }
 
 // Load returns the image of the store whose config is the blob config.

@@ -15,13 +15,9 @@ import (
 	"github.com/seed0570efb0/build/snapshot"
 )
 
-// local writes the root file system into a folder. Its files belong to the caller. What the folder has already stays,
-// unless the image has something of that name; links in it are never followed, whoever made them.
-func (x *Exporter) local(ctx context.Context, img *Image, out Output) error {
-	view, err := x.view(ctx, img)
-	if err != nil {
-		return err
-	}
+// local writes the root file systems into a folder. Its files belong to the caller. What the folder has already stays,
+// unless an image has something of that name; links in it are never followed, whoever made them.
+func (x *Exporter) local(ctx context.Context, images []*Image, out Output) error {
 	if err := os.MkdirAll(out.Dest, 0o755); err != nil {
 		return err
 	}
@@ -30,16 +26,20 @@ func (x *Exporter) local(ctx context.Context, img *Image, out Output) error {
 		return err
 	}
 	defer root.Close()
-	f := folder{root: root, view: view, warn: x.warn, temp: ".build-" + rand.Text(), buf: make([]byte, 128<<10)}
+	f := folder{root: root, warn: x.warn, temp: ".build-" + rand.Text(), buf: make([]byte, 128<<10)}
 	n := int64(0)
-	err = img.files(view, func(e snapshot.Entry) error {
-		if err := context.Cause(ctx); err != nil {
-			return err
-		}
+	owners := map[string]*Image{} // of what is no folder
+	err = x.files(ctx, images, out, func(img *Image, e snapshot.Entry, open opener) error {
 		if n++; n%1000 == 0 {
 			x.progress(fmt.Sprintf("copying files: %d", n), 0, 0)
 		}
-		return f.add(e)
+		if e.Type != snapshot.Dir && len(images) > 1 {
+			if o := owners[e.Path]; o != nil && o != img {
+				return fmt.Errorf("cannot overwrite %s from %s with %s when split option is disabled", e.Path, o.platform(), img.platform())
+			}
+			owners[e.Path] = img
+		}
+		return f.add(e, open)
 	})
 	return errors.Join(err, f.finish())
 }
@@ -47,14 +47,13 @@ func (x *Exporter) local(ctx context.Context, img *Image, out Output) error {
 // A folder takes the files of an image.
 type folder struct {
 	root *safefs.Root
-	view *snapshot.View
 	warn func(format string, args ...any)
 	temp string           // the name of a file until it is whole
 	dirs []snapshot.Entry // their modes and times are set last
 	buf  []byte
 }
 
-func (f *folder) add(e snapshot.Entry) error {
+func (f *folder) add(e snapshot.Entry, open opener) error {
 	switch e.Type {
 	case snapshot.Dir:
 		return f.mkdir(e)
@@ -65,7 +64,7 @@ func (f *folder) add(e snapshot.Entry) error {
 	if err := f.clear(e, false); err != nil {
 		return err
 	}
-	err := f.root.At("create", e.Path, func(dir int, _ string) error { return f.create(dir, e) })
+	err := f.root.At("create", e.Path, func(dir int, _ string) error { return f.create(dir, e, open) })
 	if err == nil {
 		err = f.root.At("rename", e.Path, func(dir int, name string) error { return unix.Renameat(dir, f.temp, dir, name) })
 	}
@@ -108,10 +107,10 @@ func (f *folder) mkdir(e snapshot.Entry) error {
 }
 
 // create makes e under its temporary name.
-func (f *folder) create(dir int, e snapshot.Entry) error {
+func (f *folder) create(dir int, e snapshot.Entry, open opener) error {
 	switch e.Type {
 	case snapshot.Regular:
-		return f.createFile(dir, e)
+		return f.createFile(dir, e, open)
 	case snapshot.Symlink:
 		if err := unix.Symlinkat(e.Link, dir, f.temp); err != nil {
 			return err
@@ -128,8 +127,8 @@ func (f *folder) create(dir int, e snapshot.Entry) error {
 	return safefs.SetTime(dir, f.temp, e.Mtime)
 }
 
-func (f *folder) createFile(dir int, e snapshot.Entry) error {
-	r, err := f.view.Open(e)
+func (f *folder) createFile(dir int, e snapshot.Entry, open opener) error {
+	r, err := open()
 	if err != nil {
 		return err
 	}

@@ -2,11 +2,11 @@ package exporter
 
 import (
 	"encoding/csv"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/moby/buildkit/util/suggest"
@@ -30,9 +30,34 @@ type Output struct {
 	Type  string
 	Dest  string   // a path, or "-" for standard output
 	Names []string // nil: those of the build
-	Push  bool     // TypeImage: to the registry as well
-	// Compression is the media type of layers that do not come with a base image; "" is gzip.
-	Compression string
+	// Form is what becomes of the image in archives and registries.
+	Form Form
+	// Folder makes an OCI layout of TypeOCI and TypeDocker a folder; what else is in it stays.
+	Folder bool
+	// Split gives each platform a folder of its own in TypeLocal and TypeTar; nil does when there are several.
+	Split *bool
+
+	// NoStore leaves the store out of TypeImage.
+	NoStore bool
+	// Push is for TypeImage: to the registry as well. TypeRegistry always does.
+	Push bool
+	// ByDigest pushes without a tag.
+	ByDigest bool
+	// Canonical also keeps the image in the store under NAME@DIGEST.
+	Canonical bool
+	// Insecure pushes to registries that have no TLS, or a certificate that nobody knows.
+	Insecure bool
+}
+
+// A Form is what the manifests and layers look like that archives and registries carry. The zero Form is OCI's with layers
+// in gzip.
+type Form struct {
+	Compression snapshot.Compression
+	// Docker makes the media types those of Docker's schema 2.
+	Docker bool
+	// Clamp makes no file in the layers of the build later than SOURCE_DATE_EPOCH.
+	Clamp       bool
+	Annotations []Annotation
 }
 
 // String returns what people call the output.
@@ -42,37 +67,39 @@ func (o Output) String() string {
 		return "standard output"
 	case o.Dest != "":
 		return o.Dest
-	case o.Type == TypeImage:
+	case o.Type == TypeImage && !o.NoStore:
 		return "the store"
+	case o.Type == TypeImage:
+		return TypeRegistry
 	}
 	return o.Type
 }
 
-// keys are the attributes that each type takes. Of those that have a value here only that value is
-// supported, and it is what happens anyway.
-var keys = map[string]map[string]string{
-	TypeLocal:     {"dest": ""},
-	TypeTar:       {"dest": ""},
-	TypeOCI:       {"dest": "", "name": "", "compression": "", "oci-mediatypes": "true", "tar": "true"},
-	TypeDocker:    {"dest": "", "name": "", "compression": "", "oci-mediatypes": "true", "tar": "true"},
-	TypeImage:     {"name": "", "push": "", "compression": "", "oci-mediatypes": "true", "store": "true"},
-	TypeRegistry:  {"name": "", "push": "true", "compression": "", "oci-mediatypes": "true"},
-	TypeCacheOnly: {},
+// Pushes reports whether a registry is asked to take the image.
+func (o Output) Pushes() bool { return o.Push || o.Type == TypeRegistry }
+
+// Check returns an error if some key of o can have no effect. It is for when it is known whether o pushes.
+func (o Output) Check() error {
+	if o.Pushes() || o.Type != TypeImage {
+		return nil
+	}
+	f := o.Form
+	for _, k := range []struct {
+		key string
+		set bool
+	}{{"name-canonical", o.Canonical}, {"push-by-digest", o.ByDigest}, {"registry.insecure", o.Insecure}, {"store=false", o.NoStore}} {
+		if k.set {
+			return fmt.Errorf("type=image: %s needs push=true", k.key)
+		}
+	}
+	if f.Docker || len(f.Annotations) > 0 || f.compression() != (snapshot.Compression{MediaType: snapshot.MediaTypeTarGzip}) {
+		return errors.New("type=image: the store keeps neither compression, media types nor annotations: they need push=true")
+	}
+	return nil
 }
 
-// unsupported are attributes of BuildKit that are known and refused, lest somebody relies on them. Those that have
-// a value may have that one.
-var unsupported = map[string]string{
-	"annotation": "", "attestation-inline": "", "attestation-prefix": "", "buildinfo": "false", "compatibility-version": "",
-	"compression-level": "", "context": "", "danging-name-empty-only": "", "dangling-name-prefix": "",
-	"force-compression": "false", "mode": "copy", "name-canonical": "false", "nydus-prefetch": "", "oci-artifact": "",
-	"oci-mediatypes": "", "platform-split": "false", "prefer-nondist-layers": "false", "push-by-digest": "false",
-	"registry.insecure": "false", "rewrite-timestamp": "false", "source-date-epoch": "", "store": "", "tar": "", "unpack": "false",
-}
-
-var compressions = map[string]string{
-	"gzip": snapshot.MediaTypeTarGzip, "uncompressed": snapshot.MediaTypeTar, "zstd": snapshot.MediaTypeTarZstd,
-}
+// Packs reports whether the output has a manifest, which has a form and annotations.
+func (o Output) Packs() bool { return o.Type == TypeOCI || o.Type == TypeDocker || o.Pushes() }
 
 // ParseOutput reads a value of -o: a folder, "-" for a tar on standard output, or "type=T,key=value,...",
 // which is CSV: a field with a comma in it is put into double quotes.
@@ -94,9 +121,12 @@ func ParseOutput(s string) (Output, error) {
 	attrs := map[string]string{}
 	for _, f := range fields {
 		k, v, ok := strings.Cut(f, "=")
-		k = strings.ToLower(strings.TrimSpace(k))
+		k = strings.TrimSpace(k)
 		if !ok {
 			return fail("%q is not key=value", f)
+		}
+		if !isAnnotation(k) {
+			k = strings.ToLower(k)
 		}
 		if old, dup := attrs[k]; dup && old != v {
 			return fail("%s is given twice", k)
@@ -135,70 +165,27 @@ func newOutput(attrs map[string]string) (Output, error) {
 		return o, fmt.Errorf("unknown type %q%s", o.Type, didYouMean(o.Type, sortedKeys(keys)))
 	}
 	for _, k := range sortedKeys(attrs) {
-		if err := checkKey(o.Type, known, k, attrs[k]); err != nil {
+		if err := o.set(known, k, attrs[k]); err != nil {
 			return o, err
 		}
 	}
-	return o, o.fill(attrs)
-}
-
-func checkKey(typ string, known map[string]string, k, v string) error {
-	only, ok := known[k]
-	if ok && only == "" {
-		return nil
+	if err := o.Form.check(); err != nil {
+		return o, err
 	}
-	if !ok {
-		name := k
-		if strings.HasPrefix(k, "annotation") {
-			name = "annotation" // annotation[platform].key
-		}
-		if only, ok = unsupported[name]; !ok {
-			return fmt.Errorf("unknown key %q for type %s%s", k, typ, didYouMean(k, sortedKeys(known)))
-		}
-	}
-	want, err := strconv.ParseBool(only)
-	got, err1 := strconv.ParseBool(v)
-	if only != "" && (v == only || err == nil && err1 == nil && want == got) {
-		return nil
-	}
-	return fmt.Errorf("%s=%s is not supported for type %s", k, v, typ)
-}
-
-func (o *Output) fill(attrs map[string]string) error {
-	o.Dest = attrs["dest"]
-	if n := attrs["name"]; n != "" {
-		o.Names = strings.Split(n, ",")
-	}
-	if v, ok := attrs["push"]; ok {
-		push, err := strconv.ParseBool(v)
-		if err != nil {
-			return fmt.Errorf("push=%s: want true or false", v)
-		}
-		o.Push = push
-	}
-	if _, ok := keys[o.Type]["compression"]; ok {
-		c, given := attrs["compression"]
-		if !given {
-			c = "gzip"
-		}
-		if o.Compression = compressions[c]; o.Compression == "" {
-			return fmt.Errorf("compression=%s is not supported: one of %s%s", c, strings.Join(sortedKeys(compressions), ", "), didYouMean(c, sortedKeys(compressions)))
-		}
-	}
-	return o.checkDest()
+	return o, o.checkDest()
 }
 
 // checkDest says early what would fail after the build.
 func (o *Output) checkDest() error {
-	switch o.Type {
-	case TypeLocal:
+	switch {
+	case o.Type == TypeLocal || o.Folder:
 		if o.Dest == "" || o.Dest == "-" {
-			return fmt.Errorf("type local needs dest=FOLDER")
+			return fmt.Errorf("type %s needs dest=FOLDER", o.Type)
 		}
 		if fi, err := os.Stat(o.Dest); err == nil && !fi.IsDir() {
 			return fmt.Errorf("dest %s is not a folder", o.Dest)
 		}
-	case TypeTar, TypeOCI, TypeDocker:
+	case o.Type == TypeTar, o.Type == TypeOCI, o.Type == TypeDocker:
 		if o.Dest == "" {
 			o.Dest = "-"
 		}

@@ -1,16 +1,11 @@
 package exporter
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"sync/atomic"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/partial"
-	"github.com/google/go-containerregistry/pkg/v1/types"
 	ocidigest "github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -20,112 +15,158 @@ import (
 	"github.com/seed0570efb0/build/snapshot"
 )
 
-// A packed image has the form that registries and archives carry: a manifest, a config, and layer blobs.
+// A packed build has the form that registries and archives carry: a manifest, a config and layer blobs for each image, and an
+// index when there are several.
 type packed struct {
-	raw    []byte             // the manifest
-	desc   ocispec.Descriptor // of the manifest
-	config []byte
-	layers []snapshot.Blob // lowest first
+	images []*packedImage
+	index  []byte             // nil for one image
+	desc   ocispec.Descriptor // of the index, or else of the manifest
+}
+
+type packedImage struct {
+	*Image
+	manifest []byte
+	desc     ocispec.Descriptor // of the manifest
+	layers   []snapshot.Blob    // lowest first
 }
 
 // packers is how many layers are compressed or downloaded at once. Compression is parallel in itself; what this
 // hides is the reading, and the layers that are too small to be split.
 const packers = 4
 
-// pack brings the layers of img into the form of mediaType, gzip when it is "". With here set, layers that are only known to be
-// in a registry are downloaded.
-func (x *Exporter) pack(ctx context.Context, img *Image, mediaType string, here bool) (*packed, error) {
-	chains, err := x.Layers.Chains(img.Chain)
+// pack brings images into a form. With here set, layers that are only known to be in a registry are downloaded.
+func (x *Exporter) pack(ctx context.Context, images []*Image, f Form, here bool) (*packed, error) {
+	f, err := x.settle(f, len(images))
 	if err != nil {
 		return nil, err
 	}
-	mediaType = cmp.Or(mediaType, snapshot.MediaTypeTarGzip)
-	p := &packed{config: img.raw, layers: make([]snapshot.Blob, len(chains))}
-	var done atomic.Int64
+	p := &packed{}
+	var total, done atomic.Int64
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(packers)
-	for i, c := range chains {
-		g.Go(func() (err error) {
-			if p.layers[i], err = x.Layers.Compressed(ctx, c, mediaType); err == nil && here {
-				err = x.Layers.Pull(ctx, p.layers[i])
-			}
-			if err == nil {
-				x.progress(fmt.Sprintf("exporting layers: %d of %d", done.Add(1), len(chains)), 0, 0)
-			}
-			return err
-		})
+	for _, img := range images {
+		chains, err := x.Layers.Chains(img.Chain)
+		if err != nil {
+			return nil, err
+		}
+		total.Add(int64(len(chains)))
+		pi := &packedImage{Image: img, layers: make([]snapshot.Blob, len(chains))}
+		p.images = append(p.images, pi)
+		for i, c := range chains {
+			g.Go(func() (err error) {
+				if pi.layers[i], err = x.Layers.Compressed(ctx, c, f.Compression); err == nil && here {
+					err = x.Layers.Pull(ctx, pi.layers[i])
+				}
+				if err == nil {
+					x.progress(fmt.Sprintf("exporting layers: %d of %d", done.Add(1), total.Load()), 0, 0)
+				}
+				return err
+			})
+		}
 	}
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	return p, p.manifest(img.Config)
+	return p, p.describe(f)
 }
 
-// manifest writes the manifest, with the indentation that BuildKit uses: the same blobs give the same digest.
-func (p *packed) manifest(config digest.Digest) (err error) {
-	m := ocispec.Manifest{
-		Versioned: specs.Versioned{SchemaVersion: 2},
-		MediaType: ocispec.MediaTypeImageManifest,
-		Config:    descriptor(ocispec.MediaTypeImageConfig, config, int64(len(p.config))),
-		Layers:    make([]ocispec.Descriptor, len(p.layers)),
+// compression returns how layers are compressed: with gzip, unless something else is said.
+func (f *Form) compression() snapshot.Compression {
+	c := f.Compression
+	if c.MediaType == "" {
+		c.MediaType = snapshot.MediaTypeTarGzip
 	}
-	for i, b := range p.layers {
-		m.Layers[i] = descriptor(b.MediaType, b.Digest, b.Size)
+	return c
+}
+
+// settle completes a form for n images, and says what cannot be as it was asked for.
+func (x *Exporter) settle(f Form, n int) (Form, error) {
+	f.Compression = f.compression()
+	if err := f.CheckAnnotations(n); err != nil {
+		return f, err
 	}
-	p.raw, err = json.MarshalIndent(m, "", "  ")
-	p.desc = descriptor(m.MediaType, digest.Of(p.raw), int64(len(p.raw)))
+	why := ""
+	switch {
+	case f.Compression.MediaType == snapshot.MediaTypeTarZstd:
+		why = "layers in zstd"
+	case len(f.Annotations) > 0:
+		why = "annotations"
+	}
+	if f.Docker && why != "" {
+		x.warn("oci-mediatypes=false: Docker's media types know no %s, those of OCI are written", why)
+		f.Docker = false
+	}
+	return f, nil
+}
+
+// describe writes the manifests and the index, with the indentation that BuildKit uses: the same blobs give the same digest.
+func (p *packed) describe(f Form) (err error) {
+	index := ocispec.Index{Versioned: version2, MediaType: f.mediaType(ocispec.MediaTypeImageIndex)}
+	for _, i := range p.images {
+		if err := i.describe(f); err != nil {
+			return err
+		}
+		d := i.desc
+		d.Platform = &i.Spec.Platform
+		index.Manifests = append(index.Manifests, d)
+	}
+	if p.desc = p.images[0].desc; len(p.images) == 1 {
+		return nil
+	}
+	index.Annotations = f.annotations(OnIndex, nil)
+	p.index, err = json.MarshalIndent(index, "", "  ")
+	p.desc = descriptor(index.MediaType, digest.Of(p.index), len(p.index))
+	p.desc.Annotations = f.annotations(OnIndexDescriptor, nil)
 	return err
 }
 
-func descriptor(mediaType string, d digest.Digest, size int64) ocispec.Descriptor {
-	return ocispec.Descriptor{MediaType: mediaType, Digest: ocidigest.Digest(d.String()), Size: size}
+var version2 = specs.Versioned{SchemaVersion: 2}
+
+func (i *packedImage) describe(f Form) (err error) {
+	m := ocispec.Manifest{
+		Versioned:   version2,
+		MediaType:   f.mediaType(ocispec.MediaTypeImageManifest),
+		Config:      descriptor(f.mediaType(ocispec.MediaTypeImageConfig), i.Config, len(i.raw)),
+		Layers:      make([]ocispec.Descriptor, len(i.layers)),
+		Annotations: f.annotations(OnManifest, &i.Spec.Platform),
+	}
+	for n, b := range i.layers {
+		m.Layers[n] = descriptor(f.mediaType(b.MediaType), b.Digest, int(b.Size))
+	}
+	i.manifest, err = json.MarshalIndent(m, "", "  ")
+	i.desc = descriptor(m.MediaType, digest.Of(i.manifest), len(i.manifest))
+	i.desc.Annotations = f.annotations(OnManifestDescriptor, &i.Spec.Platform)
+	return err
+}
+
+// dockerTypes are Docker's names for the media types of OCI. zstd has none: it came later.
+var dockerTypes = map[string]string{
+	ocispec.MediaTypeImageIndex:    "application/vnd.docker.distribution.manifest.list.v2+json",
+	ocispec.MediaTypeImageManifest: "application/vnd.docker.distribution.manifest.v2+json",
+	ocispec.MediaTypeImageConfig:   "application/vnd.docker.container.image.v1+json",
+	snapshot.MediaTypeTar:          "application/vnd.docker.image.rootfs.diff.tar",
+	snapshot.MediaTypeTarGzip:      "application/vnd.docker.image.rootfs.diff.tar.gzip",
+	snapshot.MediaTypeTarZstd:      "application/vnd.docker.image.rootfs.diff.tar.zstd",
+}
+
+func (f *Form) mediaType(oci string) string {
+	if f.Docker {
+		return dockerTypes[oci]
+	}
+	return oci
+}
+
+func descriptor(mediaType string, d digest.Digest, size int) ocispec.Descriptor {
+	return ocispec.Descriptor{MediaType: mediaType, Digest: ocidigest.Digest(d.String()), Size: int64(size)}
 }
 
 // origins returns which repositories have the layers.
 func (p *packed) origins() map[digest.Digest][]string {
 	m := map[digest.Digest][]string{}
-	for _, b := range p.layers {
-		m[b.Digest] = b.Origins
-	}
-	return m
-}
-
-// image returns p as the registry library takes it. Layers are opened, and downloaded, when they are asked for.
-func (p *packed) image(ctx context.Context, x *Exporter) (v1.Image, error) {
-	return partial.CompressedToImage(&lazyImage{packed: p, ctx: ctx, x: x})
-}
-
-// A lazyImage implements partial.CompressedImageCore. It holds a context since the interface has no place for
-// one; it lives as long as one push.
-type lazyImage struct {
-	*packed
-	ctx context.Context
-	x   *Exporter
-}
-
-func (i *lazyImage) RawConfigFile() ([]byte, error)      { return i.config, nil }
-func (i *lazyImage) RawManifest() ([]byte, error)        { return i.raw, nil }
-func (i *lazyImage) MediaType() (types.MediaType, error) { return types.OCIManifestSchema1, nil }
-func (i *lazyImage) LayerByDigest(h v1.Hash) (partial.CompressedLayer, error) {
-	for _, b := range i.layers {
-		if b.Digest.String() == h.String() {
-			return &lazyLayer{b, i}, nil
+	for _, i := range p.images {
+		for _, b := range i.layers {
+			m[b.Digest] = b.Origins
 		}
 	}
-	return nil, fmt.Errorf("layer %s: not in the image", h)
-}
-
-type lazyLayer struct {
-	b snapshot.Blob
-	i *lazyImage
-}
-
-func (l *lazyLayer) Digest() (v1.Hash, error)            { return v1.NewHash(l.b.Digest.String()) }
-func (l *lazyLayer) Size() (int64, error)                { return l.b.Size, nil }
-func (l *lazyLayer) MediaType() (types.MediaType, error) { return types.MediaType(l.b.MediaType), nil }
-func (l *lazyLayer) Compressed() (io.ReadCloser, error) {
-	if err := l.i.x.Layers.Pull(l.i.ctx, l.b); err != nil {
-		return nil, err
-	}
-	return l.i.x.Disk.VerifiedBlob(l.b.Digest)
+	return m
 }

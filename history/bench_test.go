@@ -22,7 +22,7 @@ func BenchmarkNothingToDo(b *testing.B) {
 					llb.Meta{Label: fmt.Sprintf("[%d/%d] RUN make %d", i+1, n, i)})
 			}
 			for b.Loop() {
-				r := l.Record(Subject{Context: "/a"}, v, false, nothing)
+				r := l.Record(Subject{Context: "/a"}, []*llb.Vertex{v}, false, nothing)
 				r.Observer = deaf{}
 				reused(r, v)
 				if _, err := r.Close(Done); err != nil {

@@ -8,7 +8,7 @@ import (
 	"github.com/seed0570efb0/build/llb"
 )
 
-// A Graph is what a build was asked for: its steps, inputs first, the last one being the result.
+// A Graph is what a build was asked for: its steps, inputs first.
 type Graph struct {
 	// NoCache is set for --no-cache.
 	NoCache bool   `json:"noCache,omitempty"`
@@ -86,9 +86,9 @@ type Selection struct {
 // A Namer tells apart the variables of a process: those that an ARG declares are arguments.
 type Namer func(variable string) (argument bool)
 
-// NewGraph returns the steps below root, without keys and files. A build that is all reused asks for nothing more than their
+// NewGraph returns the steps below roots, without keys and files. A build that is all reused asks for nothing more than their
 // name.
-func NewGraph(root *llb.Vertex, argument Namer) *Graph {
+func NewGraph(roots []*llb.Vertex, argument Namer) *Graph {
 	g := &Graph{argument: argument}
 	place := map[digest.Digest]int{}
 	var visit func(v *llb.Vertex) int
@@ -108,7 +108,9 @@ func NewGraph(root *llb.Vertex, argument Namer) *Graph {
 		place[v.ID()] = len(g.Steps) - 1
 		return len(g.Steps) - 1
 	}
-	visit(root)
+	for _, root := range roots {
+		visit(root)
+	}
 	return g
 }
 

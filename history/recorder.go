@@ -42,12 +42,12 @@ type Recorder struct {
 	failed   error               // to keep a list of files
 }
 
-// Record returns a Recorder for a build of root.
-func (l *Log) Record(s Subject, root *llb.Vertex, noCache bool, argument Namer) *Recorder {
+// Record returns a Recorder for a build of roots.
+func (l *Log) Record(s Subject, roots []*llb.Vertex, noCache bool, argument Namer) *Recorder {
 	now := time.Now()
 	r := &Recorder{
 		log: l, started: now, build: Build{ID: strings.ToLower(rand.Text()[:8]), Began: now.UTC(), Subject: s},
-		graph: NewGraph(root, argument), place: map[digest.Digest]int{},
+		graph: NewGraph(roots, argument), place: map[digest.Digest]int{},
 		contents: map[int]digest.Digest{}, reads: map[int][]Selection{}, outcomes: map[int]*Outcome{}, seen: map[int]bool{}, sources: map[int]Cause{},
 	}
 	r.graph.NoCache = noCache

@@ -72,7 +72,7 @@ func chain(commands ...string) *llb.Vertex {
 // solve builds v as /a, and returns its record and the causes that were told.
 func (m *machine) solve(t *testing.T, l *Log, v *llb.Vertex, set func(*Recorder)) (*Build, []string) {
 	t.Helper()
-	r := l.Record(Subject{Context: "/a"}, v, false, nothing)
+	r := l.Record(Subject{Context: "/a"}, []*llb.Vertex{v}, false, nothing)
 	var told []string
 	r.Executor, r.Observer = m, m
 	r.Because = func(v *llb.Vertex, c Cause) { told = append(told, v.Meta().Label+": "+c.Text) }

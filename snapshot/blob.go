@@ -10,7 +10,6 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
-	"github.com/klauspost/pgzip"
 
 	"github.com/seed0570efb0/build/internal/digest"
 )
@@ -124,25 +123,24 @@ func (s stoppable) Read(p []byte) (int, error) {
 	return s.Reader.Read(p)
 }
 
-// Compressed returns the blob of the chain's topmost layer in the given media type, and makes it
-// when it is not known. A layer that came with an image keeps the blob it came with, whatever
-// its compression, so that its digest stays what registries know it by.
-func (s *Store) Compressed(ctx context.Context, c *Chain, mediaType string) (Blob, error) {
-	b, claimed, err := s.exportable(c.Layer, mediaType)
+// Compressed returns the blob of the chain's topmost layer in the given form, and makes it when it is not known. A
+// layer that came with an image keeps the blob it came with, unless that is of another compression and as is forced, so
+// that its digest stays what registries know it by.
+func (s *Store) Compressed(ctx context.Context, c *Chain, as Compression) (Blob, error) {
+	b, claimed, err := s.exportable(c.Layer, as)
 	if err != nil || !b.Digest.IsZero() {
 		return b, err
 	}
 	if _, here := s.disk.BlobSize(c.Layer); !here && !s.hasTree(c) {
-		switch len(claimed) {
-		case 0:
-		case 1:
+		switch {
+		case len(claimed) == 1 && as.takes(claimed[0]):
 			return claimed[0], nil // a base that was never needed here: it goes out as it came
-		default:
-			// Images disagree about the layer. Reading it shows who is right.
+		case len(claimed) > 0:
+			// Images disagree about the layer, or it goes out in another form. Reading it shows who is right.
 			if _, err := s.inflate(ctx, c.Layer); err != nil {
 				return Blob{}, err
 			}
-			return s.Compressed(ctx, c, mediaType)
+			return s.Compressed(ctx, c, as)
 		}
 	}
 	unlock, err := s.disk.Lock(ctx, "compress/"+c.Layer.Hex())
@@ -150,31 +148,31 @@ func (s *Store) Compressed(ctx context.Context, c *Chain, mediaType string) (Blo
 		return Blob{}, err
 	}
 	defer unlock()
-	if b, _, err := s.exportable(c.Layer, mediaType); err != nil || !b.Digest.IsZero() {
+	if b, _, err := s.exportable(c.Layer, as); err != nil || !b.Digest.IsZero() {
 		return b, err // another process made it meanwhile
 	}
-	if n, ok := s.Size(c.Layer); ok && mediaType == MediaTypeTar && s.hasBlob(Blob{Digest: c.Layer, Size: n}) {
+	if n, ok := s.Size(c.Layer); ok && as.MediaType == MediaTypeTar && s.hasBlob(Blob{Digest: c.Layer, Size: n}) {
 		b := Blob{Digest: c.Layer, MediaType: MediaTypeTar, Size: n, Proved: true} // who reads it compares the digest
 		return b, s.AddBlob(ctx, c.Layer, b)
 	}
-	return s.compress(ctx, c, mediaType)
+	return s.compress(ctx, c, as)
 }
 
 // exportable returns the known blob that a layer is exported as, and the blobs that images claim to be the layer.
-func (s *Store) exportable(layer digest.Digest, mediaType string) (known Blob, claimed []Blob, err error) {
+func (s *Store) exportable(layer digest.Digest, as Compression) (known Blob, claimed []Blob, err error) {
 	blobs, err := s.Blobs(layer)
 	for _, b := range blobs {
 		switch {
 		case !b.Proved && len(b.Origins) > 0:
 			claimed = append(claimed, b)
-		case len(b.Origins) > 0 || b.MediaType == mediaType && s.hasBlob(b):
+		case as.takes(b) && (len(b.Origins) > 0 || s.hasBlob(b)):
 			return b, claimed, nil
 		}
 	}
 	return Blob{}, claimed, err
 }
 
-func (s *Store) compress(ctx context.Context, c *Chain, mediaType string) (Blob, error) {
+func (s *Store) compress(ctx context.Context, c *Chain, as Compression) (Blob, error) {
 	r, _, err := s.openStream(ctx, c.Layer)
 	if err != nil {
 		return Blob{}, err
@@ -186,7 +184,7 @@ func (s *Store) compress(ctx context.Context, c *Chain, mediaType string) (Blob,
 	}
 	defer w.Abort()
 	out := bufio.NewWriterSize(w, 256<<10)
-	z, err := compressor(out, mediaType)
+	z, err := compressor(out, as)
 	if err != nil {
 		return Blob{}, err
 	}
@@ -200,38 +198,9 @@ func (s *Store) compress(ctx context.Context, c *Chain, mediaType string) (Blob,
 	if err != nil {
 		return Blob{}, err
 	}
-	b := Blob{Digest: d, MediaType: mediaType, Size: w.Size(), Proved: true}
+	b := Blob{Digest: d, MediaType: as.MediaType, Level: as.Level, Size: w.Size(), Proved: true}
 	return b, s.AddBlob(ctx, c.Layer, b)
 }
-
-// gzipLevel is where klauspost/compress gives archives about 5 % larger than gzip -6 in less
-// than a quarter of the time.
-const gzipLevel = 5
-
-// gzipBlock is the size of the pieces that gzip compresses in parallel. It is fixed, so that the
-// bytes do not depend on the number of cores.
-const gzipBlock = 1 << 20
-
-func compressor(w io.Writer, mediaType string) (io.WriteCloser, error) {
-	switch mediaType {
-	case MediaTypeTar:
-		return nopCloser{w}, nil
-	case MediaTypeTarGzip:
-		z, err := pgzip.NewWriterLevel(w, gzipLevel)
-		if err != nil {
-			return nil, err
-		}
-		return z, z.SetConcurrency(gzipBlock, 8)
-	case MediaTypeTarZstd:
-		// With one encoder the bytes do not depend on the number of cores.
-		return zstd.NewWriter(w, zstd.WithEncoderConcurrency(1))
-	}
-	return nil, fmt.Errorf("layers of type %q cannot be written", mediaType)
-}
-
-type nopCloser struct{ io.Writer }
-
-func (nopCloser) Close() error { return nil }
 
 // decompress returns the uncompressed bytes of r, whatever its compression; closing it closes r.
 func decompress(r io.ReadCloser) (io.ReadCloser, error) {

@@ -59,7 +59,7 @@ func TestCompressedIsMadeOnceAndDeterministic(t *testing.T) {
 		s := testStore(t)
 		id := layerOn(t, s, digest.Digest{}, "f a "+strings.Repeat("hello ", 1_000_000))
 		c, _ := s.Chain(id)
-		b, err := s.Compressed(t.Context(), c, MediaTypeTarGzip)
+		b, err := s.Compressed(t.Context(), c, Compression{MediaType: MediaTypeTarGzip})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -67,7 +67,7 @@ func TestCompressedIsMadeOnceAndDeterministic(t *testing.T) {
 			t.Errorf("%+v, in another store %+v", b, want)
 		}
 		want = b
-		again, err := s.Compressed(t.Context(), c, MediaTypeTarGzip)
+		again, err := s.Compressed(t.Context(), c, Compression{MediaType: MediaTypeTarGzip})
 		if err != nil || !cmp.Equal(again, b) {
 			t.Errorf("the second time: %+v %v", again, err)
 		}
@@ -84,7 +84,7 @@ func TestUncompressedIsTheTar(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := s.Compressed(t.Context(), c, MediaTypeTar)
+	b, err := s.Compressed(t.Context(), c, Compression{MediaType: MediaTypeTar})
 	if err != nil || b.Digest != c.Layer || b.Size != before.Size() {
 		t.Errorf("%+v %v", b, err)
 	}
@@ -134,11 +134,11 @@ func TestClaimedBlobsAreNotTrusted(t *testing.T) {
 	}
 	c, _ := s.Chain(id)
 	var damaged *cache.DamagedError
-	_, err = s.Compressed(t.Context(), c, MediaTypeTarGzip)
+	_, err = s.Compressed(t.Context(), c, Compression{MediaType: MediaTypeTarGzip})
 	if !errors.As(err, &damaged) {
 		t.Fatalf("the first claim is wrong, and the error is %v", err)
 	}
-	b, err := s.Compressed(t.Context(), c, MediaTypeTarGzip)
+	b, err := s.Compressed(t.Context(), c, Compression{MediaType: MediaTypeTarGzip})
 	if err != nil || b.Digest != digest.Of(good) {
 		t.Errorf("%v %v, want the blob that is the layer", b, err)
 	}
@@ -148,7 +148,44 @@ func TestClaimedBlobsAreNotTrusted(t *testing.T) {
 	c, _ = s.Chain(id)
 	layer = c.Layer
 	claim(evil)
-	if b, err := s.Compressed(t.Context(), c, MediaTypeTarGzip); err != nil || b.Digest == digest.Of(evil) {
+	if b, err := s.Compressed(t.Context(), c, Compression{MediaType: MediaTypeTarGzip}); err != nil || b.Digest == digest.Of(evil) {
 		t.Errorf("%v %v, want a blob of our own", b, err)
+	}
+}
+
+// A layer that came with an image goes out as it came, unless another compression is forced; what is made here has the
+// level that was asked for.
+func TestCompression(t *testing.T) {
+	s := testStore(t)
+	tar := bytes.Repeat([]byte("all work and no play\n"), 10_000)
+	id := layerOn(t, s, digest.Digest{}, "f a "+string(tar))
+	c, _ := s.Chain(id)
+	form := func(c *Chain, as Compression) Blob {
+		t.Helper()
+		b, err := s.Compressed(t.Context(), c, as)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	fast, small := form(c, Compression{MediaType: MediaTypeTarGzip, Level: 1}), form(c, Compression{MediaType: MediaTypeTarGzip, Level: 9})
+	if fast.Size <= small.Size || fast.Level != 1 || small.Level != 9 {
+		t.Errorf("level 1: %+v, level 9: %+v", fast, small)
+	}
+	if again := form(c, Compression{MediaType: MediaTypeTarGzip, Level: 1}); !cmp.Equal(again, fast) {
+		t.Errorf("the second time: %+v", again)
+	}
+	came := fast
+	came.Origins = []string{"registry.example/base"}
+	if err := s.AddBlob(t.Context(), c.Layer, came); err != nil {
+		t.Fatal(err)
+	}
+	for _, as := range []Compression{{MediaType: MediaTypeTarZstd}, {MediaType: MediaTypeTarGzip, Level: 7}, {MediaType: MediaTypeTarGzip, Force: true}} {
+		if b := form(c, as); b.Digest != came.Digest {
+			t.Errorf("%+v: %+v, it came as %+v", as, b, came)
+		}
+	}
+	if b := form(c, Compression{MediaType: MediaTypeTarZstd, Force: true}); b.MediaType != MediaTypeTarZstd || len(b.Origins) > 0 {
+		t.Errorf("forced: %+v", b)
 	}
 }

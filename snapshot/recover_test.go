@@ -95,7 +95,7 @@ func TestForeignLayerIsReadFromItsBlob(t *testing.T) {
 		t.Fatal(err)
 	}
 	c, _ := s.Chain(id)
-	if _, err := s.Compressed(t.Context(), c, MediaTypeTarZstd); err != nil {
+	if _, err := s.Compressed(t.Context(), c, Compression{MediaType: MediaTypeTarZstd}); err != nil {
 		t.Error(err)
 	}
 	if !s.hasTree(c) {
@@ -116,7 +116,7 @@ func TestDamagedCompressedBlobIsRemoved(t *testing.T) {
 		"for its contents": func(s *Store, id digest.Digest) error { _, err := s.View(t.Context(), id); return err },
 		"for another form": func(s *Store, id digest.Digest) error {
 			c, _ := s.Chain(id)
-			_, err := s.Compressed(t.Context(), c, MediaTypeTarZstd)
+			_, err := s.Compressed(t.Context(), c, Compression{MediaType: MediaTypeTarZstd})
 			return err
 		},
 		"for its tree": func(s *Store, id digest.Digest) error { _, err := s.Trees(t.Context(), id); return err },
@@ -177,7 +177,7 @@ func TestWorkEndsWithTheContext(t *testing.T) {
 		t.Errorf("Trees: %v", err)
 	}
 	chain, _ := s.Chain(id)
-	if _, err := s.Compressed(ctx, chain, MediaTypeTarGzip); !errors.Is(err, cause) {
+	if _, err := s.Compressed(ctx, chain, Compression{MediaType: MediaTypeTarGzip}); !errors.Is(err, cause) {
 		t.Errorf("Compressed: %v", err)
 	}
 	if _, err := s.inflate(ctx, chain.Layer); err != nil && !errors.Is(err, cause) {
@@ -205,7 +205,7 @@ func TestCompressedIsMadeByOne(t *testing.T) {
 	}
 	waiting, waited := make(chan struct{}), make(chan Blob, 1)
 	go func() {
-		b, err := s.Compressed(waitingContext{t.Context(), waiting}, c, MediaTypeTarGzip)
+		b, err := s.Compressed(waitingContext{t.Context(), waiting}, c, Compression{MediaType: MediaTypeTarGzip})
 		if err != nil {
 			t.Error(err)
 		}
@@ -216,7 +216,7 @@ func TestCompressedIsMadeByOne(t *testing.T) {
 	case <-waited:
 		t.Fatal("it does not wait for the one who makes it")
 	}
-	want, err := s.compress(t.Context(), c, MediaTypeTarGzip)
+	want, err := s.compress(t.Context(), c, Compression{MediaType: MediaTypeTarGzip})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -295,7 +295,7 @@ func FuzzRecords(f *testing.F) {
 	s := testStore(f)
 	id := layerOn(f, s, digest.Digest{}, "f a hello")
 	c, _ := s.Chain(id)
-	if _, err := s.Compressed(f.Context(), c, MediaTypeTarGzip); err != nil {
+	if _, err := s.Compressed(f.Context(), c, Compression{MediaType: MediaTypeTarGzip}); err != nil {
 		f.Fatal(err)
 	}
 	for _, name := range []string{chainFile(id), layerFile(c.Layer, "blobs")} {

@@ -41,7 +41,9 @@ type Blob struct {
 	Digest digest.Digest `json:"digest"`
 	// MediaType is that of the OCI image specification.
 	MediaType string `json:"mediaType"`
-	Size      int64  `json:"size"` // in bytes
+	// Level is the level of compression it was made with, as a Compression has it. It says nothing of one that came with an image.
+	Level int   `json:"level,omitempty"`
+	Size  int64 `json:"size"` // in bytes
 	// Origins are repositories that have the blob, like "docker.io/library/debian".
 	Origins []string `json:"origins,omitempty"`
 	// Proved is set once the bytes were uncompressed and gave the layer. Until then it is

@@ -38,17 +38,20 @@ type Foreseer interface {
 	Foresee(ctx context.Context, v *llb.Vertex, inputs []digest.Digest) (digest.Digest, bool, error)
 }
 
-// Plan returns what Solve would do now with v and all that it is made from, inputs first. It runs nothing and records nothing,
+// Plan returns what SolveAll would do now with vs and all that they are made from, inputs first. It runs nothing and records nothing,
 // but finds out what lies elsewhere, as Solve does. Of two steps with one content key it cannot tell which of them will run.
-func (s *Solver) Plan(ctx context.Context, v *llb.Vertex, f Foreseer) ([]Decision, error) {
-	r, ctx, stop := s.start(ctx, v)
+func (s *Solver) Plan(ctx context.Context, vs []*llb.Vertex, f Foreseer) ([]Decision, error) {
+	r, ctx, stop := s.start(ctx, vs...)
 	defer stop()
 	p := &planning{run: r, foreseer: f, made: map[digest.Digest]forecast{}, keys: map[cache.Key]forecast{}}
-	if _, err := p.plan(ctx, v); err != nil {
-		return nil, err
-	}
 	var list []Decision
-	p.list(v, map[digest.Digest]bool{}, &list)
+	listed := map[digest.Digest]bool{}
+	for _, v := range vs {
+		if _, err := p.plan(ctx, v); err != nil {
+			return nil, err
+		}
+		p.list(v, listed, &list)
+	}
 	return list, nil
 }
 

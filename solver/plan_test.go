@@ -25,7 +25,7 @@ func (f foresight) Foresee(ctx context.Context, v *llb.Vertex, inputs []digest.D
 
 func actions(t *testing.T, w *world, f foresight, top *llb.Vertex) map[string]solver.Decision {
 	t.Helper()
-	list, err := w.solver().Plan(t.Context(), top, f)
+	list, err := w.solver().Plan(t.Context(), []*llb.Vertex{top}, f)
 	if err != nil {
 		t.Fatal(err)
 	}

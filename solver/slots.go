@@ -105,8 +105,8 @@ func (h *waiters) Pop() any {
 	return w
 }
 
-// ways returns how long it takes from the start of each step below root to the end of the build, when nothing has to wait.
-func ways(root *llb.Vertex, expect func(*llb.Vertex) time.Duration) map[digest.Digest]time.Duration {
+// ways returns how long it takes from the start of each step below roots to the end of the build, when nothing has to wait.
+func ways(roots []*llb.Vertex, expect func(*llb.Vertex) time.Duration) map[digest.Digest]time.Duration {
 	var order []*llb.Vertex // inputs first
 	seen := map[digest.Digest]bool{}
 	var visit func(v *llb.Vertex)
@@ -120,7 +120,9 @@ func ways(root *llb.Vertex, expect func(*llb.Vertex) time.Duration) map[digest.D
 		}
 		order = append(order, v)
 	}
-	visit(root)
+	for _, root := range roots {
+		visit(root)
+	}
 	out := make(map[digest.Digest]time.Duration, len(order))
 	for i := len(order) - 1; i >= 0; i-- {
 		v := order[i]

@@ -69,14 +69,20 @@ func (e *StepError) Unwrap() error { return e.Err }
 // Solve returns the result of v. Independent steps run at the same time, a step
 // that several others read runs once, and the first failure stops the rest and is the error.
 func (s *Solver) Solve(ctx context.Context, v *llb.Vertex) (digest.Digest, error) {
-	r, ctx, stop := s.start(ctx, v)
+	results, err := s.SolveAll(ctx, []*llb.Vertex{v})
+	return results[0], err
+}
+
+// SolveAll returns the results of vs as Solve does, for graphs that may have steps in common.
+func (s *Solver) SolveAll(ctx context.Context, vs []*llb.Vertex) ([]digest.Digest, error) {
+	r, ctx, stop := s.start(ctx, vs...)
 	defer stop()
-	d, err := r.solve(ctx, v)
+	results, err := all(ctx, vs, r.solve)
 	if err != nil {
 		// Whatever ended after the first failure ended because of it.
 		err = context.Cause(ctx)
 	}
-	return d, err
+	return results, err
 }
 
 // Known returns the result of v when it is remembered by its definition: then Solve will run nothing.
@@ -86,7 +92,7 @@ func (s *Solver) Known(ctx context.Context, v *llb.Vertex) (digest.Digest, bool,
 	return r.known(ctx, v)
 }
 
-func (s *Solver) start(ctx context.Context, root *llb.Vertex) (*run, context.Context, func()) {
+func (s *Solver) start(ctx context.Context, roots ...*llb.Vertex) (*run, context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	r := &run{
 		Solver: s, fail: cancel, slots: &slots{free: s.Jobs},
@@ -99,7 +105,7 @@ func (s *Solver) start(ctx context.Context, root *llb.Vertex) (*run, context.Con
 		if s.Expect == nil {
 			return nil
 		}
-		return ways(root, s.Expect)
+		return ways(roots, s.Expect)
 	})
 	return r, ctx, func() { cancel(nil) }
 }

@@ -92,7 +92,7 @@ func NewImages(disk *cache.Store, layers *snapshot.Store, client *Client) *Image
 	return &Images{disk, layers, client}
 }
 
-// A name has one record, a list with one Image for each platform it was pulled for. The file is called by
+// A name has one record, a list with one Image for each platform it was pulled or built for. The file is called by
 // the digest of the name: names have slashes, and no longest length.
 const imagesDir = "images"
 
@@ -164,23 +164,34 @@ func bestPlatform(list []*Image, p ocispec.Platform) (best *Image) {
 // from built ones and from the one of its platform. Nothing is written when the name means that image already, so
 // that it keeps the time when it got the name.
 func (m *Images) Put(ctx context.Context, img *Image) error {
+	return m.edit(ctx, img, func(list []*Image) []*Image {
+		if !img.Built && slices.ContainsFunc(list, img.same) {
+			return list
+		}
+		list = slices.DeleteFunc(list, func(i *Image) bool {
+			return img.Built || i.Built || platforms.Format(i.Platform) == platforms.Format(img.Platform)
+		})
+		return append(list, img)
+	})
+}
+
+// edit changes the record that img belongs to, alone among all processes.
+func (m *Images) edit(ctx context.Context, img *Image, change func(list []*Image) []*Image) error {
 	file := recordFile(img.key())
 	unlock, err := m.disk.Lock(ctx, file)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	list, err := m.Read(file)
+	old, err := m.Read(file)
 	if err != nil {
 		return err
 	}
-	if slices.ContainsFunc(list, img.same) {
+	list := change(slices.Clone(old))
+	if slices.EqualFunc(old, list, (*Image).same) {
 		return nil
 	}
-	list = slices.DeleteFunc(list, func(i *Image) bool {
-		return img.Built || i.Built || platforms.Format(i.Platform) == platforms.Format(img.Platform)
-	})
-	b, err := json.Marshal(append(list, img))
+	b, err := json.Marshal(list)
 	if err != nil {
 		return err
 	}
@@ -193,28 +204,45 @@ func (i *Image) same(o *Image) bool {
 		slices.Equal(i.Layers, o.Layers) && platforms.Format(i.Platform) == platforms.Format(o.Platform)
 }
 
-// Tag gives the image that was built here, and whose config is the blob config, a name. Without a name it can be
-// found by its ID.
-func (m *Images) Tag(ctx context.Context, name string, config digest.Digest) error {
-	img := &Image{Config: config, Built: true, Stored: time.Now().UTC()}
+// Tag gives the images that were built here, one for each platform, and whose configs are blobs, a name that they take
+// from all that had it. Without a name they can be found by their IDs.
+func (m *Images) Tag(ctx context.Context, name string, configs ...digest.Digest) error {
 	if name != "" {
 		named, err := Normalize(name)
 		if err != nil {
 			return err
 		}
-		if _, pinned := named.(reference.Digested); pinned {
-			return &ImageError{name, errors.New("a built image cannot be named by a digest"), "name a tag"}
+		name = named.String()
+	}
+	var list []*Image
+	for _, config := range configs {
+		img := &Image{Name: name, Config: config, Built: true, Stored: time.Now().UTC()}
+		raw, err := m.disk.ReadBlob(config)
+		if err != nil {
+			return err
 		}
-		img.Name = named.String()
+		if _, err := img.read(raw); err != nil {
+			return fmt.Errorf("image %s: %w", config.Short(), err)
+		}
+		if list = append(list, img); name == "" {
+			if err := m.Put(ctx, img); err != nil {
+				return err
+			}
+		}
 	}
-	raw, err := m.disk.ReadBlob(config)
-	if err != nil {
-		return err
+	if name == "" {
+		return nil
 	}
-	if _, err := img.read(raw); err != nil {
-		return fmt.Errorf("image %s: %w", config.Short(), err)
+	return m.edit(ctx, list[0], func([]*Image) []*Image { return list })
+}
+
+// Platforms returns the images that were built together with img, for one platform each.
+func (m *Images) Platforms(img *Image) ([]*Image, error) {
+	list, err := m.Read(recordFile(img.key()))
+	if err != nil || !img.Built || img.Name == "" {
+		return []*Image{img}, err
 	}
-	return m.Put(ctx, img)
+	return list, nil
 }
 
 // read fills in what the config raw says of the image.

@@ -57,7 +57,7 @@ func TestNormalize(t *testing.T) {
 }
 
 func TestPutGet(t *testing.T) {
-	m, ctx := newImages(t), t.Context()
+	m := newImages(t)
 	if _, ok, err := m.Get("app:1", ocispec.Platform{}); ok || err != nil {
 		t.Fatalf("Get of nothing = %v, %v", ok, err)
 	}
@@ -76,8 +76,41 @@ func TestPutGet(t *testing.T) {
 
 	put(t, m, arm) // pulled: the built one is not what the name means any more
 	get(t, m, "app:1", ocispec.Platform{}, arm)
-	if err := m.Tag(ctx, "app@"+digest.Of(nil).String(), arm.Config); err == nil {
-		t.Error("Tag under a digest is no error")
+}
+
+// A name stands for the images that were built together, one for each platform.
+func TestTagPlatforms(t *testing.T) {
+	m := newImages(t)
+	config := func(arch string) digest.Digest {
+		d, err := m.disk.WriteBlob([]byte(`{"os":"linux","architecture":"` + arch + `","rootfs":{"type":"layers","diff_ids":[]}}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	arm, s390 := config("arm64"), config("s390x")
+	if err := m.Tag(t.Context(), "app:1", arm, s390); err != nil {
+		t.Fatal(err)
+	}
+	for arch, want := range map[string]digest.Digest{"arm64": arm, "s390x": s390} {
+		img, ok, err := m.Get("app:1", ocispec.Platform{OS: "linux", Architecture: arch})
+		if err != nil || !ok || img.Config != want {
+			t.Errorf("%s: %+v, %v", arch, img, err)
+			continue
+		}
+		if all, err := m.Platforms(img); err != nil || len(all) != 2 || all[0].Config != arm || all[1].Config != s390 {
+			t.Errorf("%s: built together with %+v, %v", arch, all, err)
+		}
+	}
+	if err := m.Tag(t.Context(), "app:1", s390); err != nil {
+		t.Fatal(err)
+	}
+	get(t, m, "app:1", ocispec.Platform{OS: "linux", Architecture: "arm64"}, nil)
+	if err := m.Tag(t.Context(), "", arm, s390); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := m.List(); err != nil || len(list) != 3 {
+		t.Errorf("List = %+v, %v", list, err)
 	}
 }
 

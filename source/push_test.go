@@ -1,10 +1,15 @@
 package source
 
 import (
+	"io"
+	"log"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
+
+	"github.com/google/go-containerregistry/pkg/registry"
 
 	"github.com/seed0570efb0/build/internal/digest"
 	"github.com/seed0570efb0/build/internal/testkit"
@@ -41,7 +46,7 @@ func TestPushMounts(t *testing.T) {
 	}
 	var done, total int64
 	c := NewClient("test")
-	err := c.Push(t.Context(), host+"/app:1", img, origins, func(d, n int64) { done, total = d, n })
+	err := c.Push(t.Context(), host+"/app:1", img, PushOptions{Origins: origins, Progress: func(d, n int64) { done, total = d, n }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +57,7 @@ func TestPushMounts(t *testing.T) {
 		t.Errorf("progress ended at %d of %d", done, total)
 	}
 	rec.Reset()
-	if err := c.Push(t.Context(), host+"/app:1", img, origins, nil); err != nil || rec.Count("POST")+rec.Count("PUT")+rec.Count("PATCH") != 0 {
+	if err := c.Push(t.Context(), host+"/app:1", img, PushOptions{Origins: origins}); err != nil || rec.Count("POST")+rec.Count("PUT")+rec.Count("PATCH") != 0 {
 		t.Errorf("second push: %v, %v", err, rec.Requests())
 	}
 }
@@ -62,8 +67,23 @@ func TestPushErrors(t *testing.T) {
 	img := smallImage(t)
 	c := NewClient("test")
 	host := testkit.Registry(t, testkit.Unauthorized())
-	wantError(t, c.Push(t.Context(), host+"/app:1", img, nil, nil), ErrUnauthorized, host+"/app:1", "docker login")
+	wantError(t, c.Push(t.Context(), host+"/app:1", img, PushOptions{}), ErrUnauthorized, host+"/app:1", "docker login")
 	host = testkit.Registry(t, testkit.Fail("POST /v2/app/blobs/uploads", http.StatusForbidden))
-	wantError(t, c.Push(t.Context(), host+"/app:1", img, nil, nil), ErrUnauthorized, "403", "docker login")
-	wantError(t, c.Push(t.Context(), "app@"+digest.Of(nil).String(), img, nil, nil), nil, "digest", "tag")
+	wantError(t, c.Push(t.Context(), host+"/app:1", img, PushOptions{}), ErrUnauthorized, "403", "docker login")
+	wantError(t, c.Push(t.Context(), "app@"+digest.Of(nil).String(), img, PushOptions{}), nil, "digest", "tag")
+}
+
+// A certificate that nobody knows is good enough for those who say so.
+func TestPushInsecure(t *testing.T) {
+	testConfig(t)
+	server := httptest.NewUnstartedServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	ref := server.Listener.Addr().String() + "/app:1"
+	c := NewClient("test")
+	wantError(t, c.Push(t.Context(), ref, smallImage(t), PushOptions{}), nil, "certificate of the registry is not trusted", "certs.d")
+	if err := c.Push(t.Context(), ref, smallImage(t), PushOptions{Insecure: true}); err != nil {
+		t.Error(err)
+	}
 }

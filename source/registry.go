@@ -2,6 +2,7 @@ package source
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -15,10 +16,6 @@ import (
 	"syscall"
 
 	"github.com/distribution/reference"
-	"github.com/google/go-containerregistry/pkg/authn"
-	"github.com/google/go-containerregistry/pkg/name"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
@@ -27,60 +24,52 @@ import (
 )
 
 // A Client talks to image registries and reads OCI layouts. Credentials are those of docker: $DOCKER_CONFIG/config.json
-// with its helpers. Registries on this machine are spoken to without encryption. It is safe for concurrent use.
+// with its helpers. It is safe for concurrent use.
 type Client struct {
 	// Progress, when not nil, is called while a layer is downloaded. It must be set before the first call.
 	Progress func(b snapshot.Blob, done int64)
+	// Hosts say how registries are reached; nil says nothing special. They must be set before the first call.
+	Hosts *Hosts
 
 	userAgent string
-	transport http.RoundTripper
 
-	mu    sync.Mutex
-	repos map[string]*repository
+	mu      sync.Mutex
+	repos   map[string]*repository
+	servers map[string]*server // by endpoint
 }
 
 // NewClient returns a Client that calls itself "build/<version>".
 func NewClient(version string) *Client {
-	return &Client{userAgent: "build/" + version, transport: newTransport(), repos: map[string]*repository{}}
+	return &Client{userAgent: "build/" + version, repos: map[string]*repository{}, servers: map[string]*server{}}
 }
 
-// A repository is an origin: the images of one name in a registry.
+// A repository is an origin: the images of one name in a registry, at all endpoints that have them.
 type repository struct {
-	name string // normalised, like "docker.io/library/debian"
-	repo name.Repository
-
-	mu     sync.Mutex // held while connecting, so that one token serves all
-	client *http.Client
+	name  string // normalised, like "docker.io/library/debian"
+	doors []*door
 }
 
-// repository returns the repository of that name, with its authentication done.
-func (c *Client) repository(ctx context.Context, repoName string) (*repository, error) {
-	repo, err := name.NewRepository(repoName)
-	if err != nil {
-		return nil, err
-	}
+// repository returns the repository of that name. Nobody is asked yet.
+func (c *Client) repository(repoName string) (*repository, error) {
 	c.mu.Lock()
-	r := c.repos[repoName]
-	if r == nil {
-		r = &repository{name: repoName, repo: repo}
-		c.repos[repoName] = r
-	}
-	c.mu.Unlock()
-
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.client != nil {
+	defer c.mu.Unlock()
+	if r := c.repos[repoName]; r != nil {
 		return r, nil
 	}
-	auth, err := authn.Resolve(ctx, authn.DefaultKeychain, repo)
-	if err != nil {
-		return nil, fmt.Errorf("credentials of %s: %w", repo.RegistryStr(), err)
-	}
-	t, err := transport.NewWithContext(ctx, repo.Registry, auth, withRetries(c.transport, c.userAgent), []string{repo.Scope(transport.PullScope)})
+	host, path, _ := strings.Cut(repoName, "/")
+	endpoints, err := c.Hosts.endpoints(host)
 	if err != nil {
 		return nil, err
 	}
-	r.client = &http.Client{Transport: t, CheckRedirect: checkRedirect}
+	r := &repository{name: repoName}
+	for _, e := range endpoints {
+		d, err := c.door(e, path)
+		if err != nil {
+			return nil, err
+		}
+		r.doors = append(r.doors, d)
+	}
+	c.repos[repoName] = r
 	return r, nil
 }
 
@@ -119,101 +108,20 @@ func (r *repository) blob(ctx context.Context, d digest.Digest) (io.ReadCloser, 
 	return resp.Body, nil
 }
 
+// get asks the endpoints one after another. What the last one says, mostly the registry itself, is the error.
 func (r *repository) get(ctx context.Context, kind, id string, accept []string) (*http.Response, error) {
-	u := url.URL{Scheme: r.repo.Scheme(), Host: r.repo.RegistryStr(), Path: "/v2/" + r.repo.RepositoryStr() + "/" + kind + "/" + id}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
-	if err != nil {
-		return nil, err
-	}
-	if len(accept) > 0 {
-		req.Header.Set("Accept", strings.Join(accept, ","))
-	}
-	resp, err := r.client.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	if err := transport.CheckError(resp, http.StatusOK); err != nil {
-		resp.Body.Close()
-		return nil, err
-	}
-	return resp, nil
-}
-
-// Push writes img to a registry under ref. Layers that the registry has are not sent; those that it has in another
-// repository, of the origins by digest, are mounted from there. A nil error promises that the registry
-// has taken the manifest. progress, which may be nil, gets the bytes that are done and the bytes known of.
-func (c *Client) Push(ctx context.Context, ref string, img v1.Image, origins map[digest.Digest][]string, progress func(done, total int64)) error {
-	named, err := Normalize(ref)
-	if err != nil {
-		return err
-	}
-	if _, pinned := named.(reference.Digested); pinned {
-		return &ImageError{ref, errors.New("cannot be pushed under a digest"), "name a tag"}
-	}
-	tag, err := name.NewTag(named.String())
-	if err != nil {
-		return err
-	}
-	updates := make(chan v1.Update, 64)
-	drained := make(chan struct{})
-	go func() {
-		defer close(drained)
-		for u := range updates {
-			if progress != nil && u.Error == nil {
-				progress(u.Complete, u.Total)
-			}
+	err := fmt.Errorf("no server is configured to be asked for %s", kind)
+	_, notDigest := digest.Parse(id)
+	for _, d := range r.doors {
+		if !d.pull || notDigest != nil && !d.resolve {
+			continue
 		}
-	}()
-	err = remote.Write(tag, mountable{img, tag, origins},
-		remote.WithContext(ctx),
-		remote.WithAuthFromKeychain(authn.DefaultKeychain),
-		remote.WithTransport(c.transport),
-		remote.WithUserAgent(c.userAgent),
-		remote.WithRetryBackoff(backoff),
-		remote.WithRetryPredicate(transient),
-		remote.WithRetryStatusCodes(retriedCodes...),
-		remote.WithProgress(updates),
-	)
-	<-drained
-	if err != nil {
-		return c.explain(reference.FamiliarString(named), err)
-	}
-	return nil
-}
-
-// mountable tells the library which layers the registry has in other repositories.
-type mountable struct {
-	v1.Image
-	dest    name.Tag
-	origins map[digest.Digest][]string
-}
-
-func (m mountable) Layers() ([]v1.Layer, error) {
-	layers, err := m.Image.Layers()
-	for i, l := range layers {
-		h, err := l.Digest()
-		if err != nil {
-			return nil, err
-		}
-		if repo, ok := m.from(h); ok {
-			layers[i] = &remote.MountableLayer{Layer: l, Reference: repo.Digest(h.String())}
+		var resp *http.Response
+		if resp, err = d.get(ctx, kind, id, accept); err == nil || ctx.Err() != nil {
+			return resp, err
 		}
 	}
-	return layers, err
-}
-
-func (m mountable) from(h v1.Hash) (name.Repository, bool) {
-	d, err := digest.Parse(h.String())
-	if err != nil {
-		return name.Repository{}, false
-	}
-	for _, o := range m.origins[d] {
-		repo, err := name.NewRepository(o)
-		if err == nil && repo.RegistryStr() == m.dest.RegistryStr() {
-			return repo, true
-		}
-	}
-	return name.Repository{}, false
+	return nil, err
 }
 
 // explain turns what went wrong with ref into an ImageError. Errors that say it all, or are not about
@@ -224,6 +132,12 @@ func (c *Client) explain(ref string, err error) error {
 		return err
 	}
 	out := &ImageError{Ref: ref, Err: err}
+	var cert *tls.CertificateVerificationError
+	if errors.As(err, &cert) {
+		out.Err = fmt.Errorf("the certificate of the registry is not trusted: %w", cert.Err)
+		out.Hint = fmt.Sprintf("put the certificate of its authority into ~/.config/docker/certs.d/%s/ca.crt", registryOf(ref))
+		return out
+	}
 	var status *transport.Error
 	if errors.As(err, &status) {
 		out.answer(status)
@@ -244,6 +158,8 @@ func (c *Client) explain(ref string, err error) error {
 		}
 	case isCut(err): // of the two errors of a registry that was asked with and without encryption, the one that tells more
 		out.Err, out.Hint = errCut, "try again; if it stays so, look at the log of the registry, or of the proxy before it"
+	case errors.Is(err, errNoTLS), errors.Is(err, http.ErrSchemeMismatch):
+		out.Hint = "if the network is to be trusted, say http = true for that host in registries.toml"
 	case errors.As(err, &fetch):
 		out.Err = fmt.Errorf("%s: %w", fetch.URL, fetch.Err)
 	}

@@ -141,7 +141,7 @@ func TestCredentials(t *testing.T) {
 	m := newImages(t)
 	ref := host + "/app:1"
 	img := smallImage(t)
-	if err := m.client.Push(t.Context(), ref, img, nil, nil); err != nil {
+	if err := m.client.Push(t.Context(), ref, img, PushOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := m.Resolve(t.Context(), ref, amd64, false); err != nil {

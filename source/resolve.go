@@ -119,7 +119,7 @@ func (m *Images) pull(ctx context.Context, named reference.Named, p ocispec.Plat
 	case reference.Tagged:
 		id = n.Tag()
 	}
-	repo, err := m.client.repository(ctx, named.Name())
+	repo, err := m.client.repository(named.Name())
 	if err != nil {
 		return nil, err
 	}

@@ -130,7 +130,7 @@ func (c *Client) origin(ctx context.Context, name string) (origin, error) {
 	if dir, ok := cutLayout(name); ok {
 		return layout{dir}, nil
 	}
-	return c.repository(ctx, name)
+	return c.repository(name)
 }
 
 // watch reports to c.Progress how much of b was read.

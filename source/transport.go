@@ -48,11 +48,16 @@ func isCut(err error) bool {
 	return false
 }
 
-// newTransport returns the transport under all authentication.
-func newTransport() http.RoundTripper {
-	return resuming{guarded{&http.Transport{
+// newTransport returns the transport to a server under all authentication.
+func newTransport(e endpoint) (http.RoundTripper, error) {
+	config, err := e.config()
+	if err != nil {
+		return nil, err
+	}
+	return resuming{guarded{e, &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		TLSClientConfig:       config,
 		ForceAttemptHTTP2:     true,
 		MaxIdleConnsPerHost:   16,
 		IdleConnTimeout:       90 * time.Second,
@@ -62,18 +67,49 @@ func newTransport() http.RoundTripper {
 		ResponseHeaderTimeout: 5 * time.Minute,
 		// Layers are compressed already, and offsets must be those of the bytes that are sent.
 		DisableCompression: true,
-	}}}
+	}}}, nil
 }
 
-// guarded is a transport that speaks plain HTTP to this machine only. The library would try it with private
-// addresses too, where anyone on the way could then have the credentials.
-type guarded struct{ inner http.RoundTripper }
+var errNoTLS = errors.New("is not spoken to without TLS")
+
+// guarded is a transport to an endpoint that does without TLS only where the endpoint may, or on this machine. The
+// library would try it with private addresses too, where anyone on the way could then have the credentials.
+type guarded struct {
+	endpoint
+	inner http.RoundTripper
+}
 
 func (t guarded) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.URL.Scheme != "https" && !isLoopback(req.URL.Hostname()) {
-		return nil, fmt.Errorf("%s is not spoken to without TLS: it is not this machine", req.URL.Host)
+	ours := req.URL.Host == t.host
+	if req.URL.Scheme != "https" && !isLoopback(req.URL.Hostname()) && !(ours && t.plain) {
+		return nil, fmt.Errorf("%s %w: it is not this machine", req.URL.Host, errNoTLS)
+	}
+	if ours {
+		req = t.address(req)
 	}
 	return t.inner.RoundTrip(req)
+}
+
+// address gives a request to the endpoint what the endpoint wants in it.
+func (t guarded) address(req *http.Request) *http.Request {
+	if t.of == "" && t.root == "" && len(t.header) == 0 {
+		return req
+	}
+	req = req.Clone(req.Context())
+	if rest, ok := strings.CutPrefix(req.URL.Path, "/v2/"); ok && t.root != "" {
+		req.URL.Path = t.root + "/" + rest
+	}
+	if t.of != "" { // a mirror of many registries needs to know which one is meant
+		q := req.URL.Query()
+		q.Set("ns", t.of)
+		req.URL.RawQuery = q.Encode()
+	}
+	for k, v := range t.header {
+		if req.Header.Get(k) == "" {
+			req.Header[k] = v
+		}
+	}
+	return req
 }
 
 // withRetries adds tries to t for the requests we make ourselves; the library adds them to its own.

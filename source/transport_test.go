@@ -91,10 +91,13 @@ func TestRedirects(t *testing.T) {
 // Plain HTTP is for this machine alone.
 func TestPlainHTTP(t *testing.T) {
 	testConfig(t)
-	c := NewClient("test")
 	for host, ok := range map[string]bool{"10.1.2.3:5000": false, "registry.local": false, "169.254.169.254": false, "127.0.0.1:1": true, "[::1]:1": true, "localhost:1": true} {
 		req, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+host+"/v2/", nil)
-		_, err := c.transport.RoundTrip(req)
+		c, err := newTransport(itself(host))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = c.RoundTrip(req)
 		if refused := err != nil && strings.Contains(err.Error(), "TLS"); refused == ok {
 			t.Errorf("%s: %v", host, err)
 		}

@@ -28,6 +28,7 @@ import (
 type app struct {
 	stdio
 	root      string // --root
+	hosts     string // --registry-config
 	isolation string // --isolation
 	choice    choice // what enter made of it
 
@@ -58,6 +59,9 @@ func (a *app) open() error {
 		return err
 	}
 	a.client = source.NewClient(version())
+	if a.client.Hosts, err = source.DefaultHosts(a.hosts); err != nil {
+		return usagef("the manual says what is in it", "registry configuration: %w", fileError(err))
+	}
 	a.layers = snapshot.New(a.disk, a.client.Fetch)
 	a.images = source.NewImages(a.disk, a.layers, a.client)
 	a.remote = source.NewRemote(a.disk, a.layers, version(), buildID())

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/containerd/platforms"
@@ -46,28 +47,28 @@ func oneContext(_ *cobra.Command, args []string) error {
 // A plan is all that is known of a build before anything runs.
 type plan struct {
 	*buildOptions
-	file     *parser.File
-	context  string      // the folder, or where the context lies else
-	kind     contextKind // which of these
-	main     *llb.Vertex // the context, when it is not a folder
-	stdin    *cache.TempDir
-	ignore   []string
-	platform ocispec.Platform
-	args     map[string]string
-	labels   map[string]string
-	hostNet  bool // steps may use the network of the host
-	insecure bool // steps may do without their sandbox's protection
-	rights   llb.Security
-	hosts    []llb.Host
-	epoch    *time.Time
-	outputs  []exporter.Output
-	secrets  map[string]source.Secret
-	agents   map[string]func(net.Conn)
-	index    []*source.StatIndex
+	file      *parser.File
+	context   string      // the folder, or where the context lies else
+	kind      contextKind // which of these
+	main      *llb.Vertex // the context, when it is not a folder
+	stdin     *cache.TempDir
+	ignore    []string
+	platforms []ocispec.Platform
+	args      map[string]string
+	labels    map[string]string
+	hostNet   bool // steps may use the network of the host
+	insecure  bool // steps may do without their sandbox's protection
+	rights    llb.Security
+	hosts     []llb.Host
+	epoch     *time.Time
+	outputs   []exporter.Output
+	secrets   map[string]source.Secret
+	agents    map[string]func(net.Conn)
+	index     []*source.StatIndex
 	// cacheLimit is how many bytes the store may take; 0 is no limit. enforce, when not nil, keeps it after a step.
 	cacheLimit int64
 	enforce    func(context.Context)
-	lowered    *lower.Result
+	lowered    []*lower.Result // one for each platform
 	call       call
 }
 
@@ -86,6 +87,11 @@ func (a *app) build(ctx context.Context, o *buildOptions, path string) error {
 	}
 	if p.call.run != nil {
 		defer a.closeContext(p)
+		done, err := a.show("quiet") // what is fetched for the answer is no part of it
+		if err != nil {
+			return err
+		}
+		defer done()
 		if err := a.loadContext(ctx, p); err != nil {
 			return err
 		}
@@ -110,7 +116,7 @@ func (a *app) build(ctx context.Context, o *buildOptions, path string) error {
 		a.warnAbout(p, err)
 		return err
 	}
-	a.executor.Epoch = p.lowered.Epoch
+	a.executor.Epoch = p.lowered[0].Epoch
 	if err := a.enterFor(ctx, p); err != nil {
 		return err
 	}
@@ -154,7 +160,7 @@ func (a *app) plan(o *buildOptions, path string) (*plan, error) {
 	if _, _, err := o.limits.limits(); err != nil {
 		return nil, err
 	}
-	for _, f := range []func(*plan) error{planContext, planCall, planFlags, planCacheLimit, planSecrets, planOutputs, planRecords, a.readDockerfile, planIgnore} {
+	for _, f := range []func(*plan) error{planContext, planCall, planPlatforms, planFlags, planCacheLimit, planSecrets, planOutputs, planRecords, a.readDockerfile, planIgnore} {
 		if err := f(p); err != nil {
 			return p, err
 		}
@@ -162,26 +168,45 @@ func (a *app) plan(o *buildOptions, path string) (*plan, error) {
 	return p, nil
 }
 
-// lower turns the Dockerfile into a graph, for which it finds out what base images are.
+// lower turns the Dockerfile into a graph for each platform, for which it finds out what base images are.
 func (a *app) lower(ctx context.Context, p *plan) error {
 	opt, err := a.lowerOptions(p)
 	if err != nil {
 		return err
 	}
-	p.lowered, err = lower.Lower(ctx, p.file, opt)
-	return err
+	var lowered []*lower.Result
+	for _, opt.Platform = range p.platforms {
+		l, err := lower.Lower(ctx, p.file, opt)
+		if err != nil {
+			return err
+		}
+		lowered = append(lowered, l)
+	}
+	p.lowered = lowered
+	return nil
+}
+
+// roots returns the last steps of the build, one for each platform.
+func (p *plan) roots() []*llb.Vertex {
+	var out []*llb.Vertex
+	for _, l := range p.lowered {
+		out = append(out, l.Root)
+	}
+	return out
 }
 
 // lowerOptions returns what the command line says about the meaning of the Dockerfile, and makes the folders it
 // names known to the executor.
 func (a *app) lowerOptions(p *plan) (lower.Options, error) {
 	opt := lower.Options{
-		Target: p.target, Platform: p.platform, BuildPlatform: platforms.Normalize(platforms.DefaultSpec()),
-		BuildArgs: p.args, Labels: p.labels, Hosts: p.hosts, Epoch: p.epoch, Network: llb.Network(p.network), AllowHostNetwork: p.hostNet, AllowInsecure: p.insecure, Security: p.rights, Hostname: p.args["BUILDKIT_SANDBOX_HOSTNAME"],
+		Target: p.target, Platform: p.platforms[0], ShowPlatform: len(p.platforms) > 1, BuildPlatform: platforms.Normalize(platforms.DefaultSpec()),
+		BuildArgs: p.args, Labels: p.labels, Hosts: p.hosts, Epoch: p.epoch, Network: llb.Network(p.network), AllowHostNetwork: p.hostNet, AllowInsecure: p.insecure, Security: p.rights,
+		Hostname: p.args["BUILDKIT_SANDBOX_HOSTNAME"],
 		NoCache: p.noCache, NoCacheFilter: p.noCacheFilter, Ignore: p.ignore,
 		Resolve: func(ctx context.Context, ref string, platform ocispec.Platform) (*lower.Image, error) {
 			return a.resolve(ctx, ref, platform, p.pull)
 		},
+		SourceTime: func(ctx context.Context, v *llb.Vertex) (*time.Time, error) { return a.sourceTime(ctx, p, v) },
 	}
 	var err error
 	if opt.NamedContexts, err = a.namedContexts(p); err != nil {
@@ -197,16 +222,27 @@ func (a *app) lowerOptions(p *plan) (lower.Options, error) {
 // layer are read, whose owners only exist there. A build that is all known needs none.
 func (a *app) enterFor(ctx context.Context, p *plan) error {
 	if len(p.outputs) == 0 && os.Geteuid() != 0 {
-		if _, ok, err := a.solver(p).Known(ctx, p.lowered.Root); ok || err != nil {
+		if ok, err := a.known(ctx, p); ok || err != nil {
 			return err
 		}
 	}
 	err := a.enter(ctx)
 	var host *userns.HostError
-	if errors.As(err, &host) && !runs(p.lowered.Root, map[digest.Digest]bool{}) {
+	seen := map[digest.Digest]bool{}
+	if errors.As(err, &host) && !slices.ContainsFunc(p.roots(), func(v *llb.Vertex) bool { return runs(v, seen) }) {
 		return nil // only files are placed: that works everywhere
 	}
 	return err
+}
+
+// known reports whether all of the build is remembered.
+func (a *app) known(ctx context.Context, p *plan) (bool, error) {
+	for _, v := range p.roots() {
+		if _, ok, err := a.solver(p).Known(ctx, v); !ok || err != nil {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 // runs reports whether a process is part of the graph.

@@ -12,6 +12,7 @@ import (
 
 	dfparser "github.com/moby/buildkit/frontend/dockerfile/parser"
 
+	"github.com/seed0570efb0/build/internal/progress"
 	"github.com/seed0570efb0/build/llb/lower"
 )
 
@@ -85,56 +86,42 @@ func (a *app) tell(c call, answer any, text func(w io.Writer) error) error {
 	return err
 }
 
-// The shapes of locations and sources in answers are those of BuildKit's protocol.
-type (
-	jsonPosition struct {
-		Line      int `json:"line,omitempty"`
-		Character int `json:"character,omitempty"`
-	}
-	jsonRange struct {
-		Start jsonPosition `json:"start"`
-		End   jsonPosition `json:"end"`
-	}
-	jsonLocation struct {
-		Ranges []jsonRange `json:"ranges,omitempty"`
-	}
-	jsonSource struct {
-		Filename string `json:"filename,omitempty"`
-		Data     []byte `json:"data,omitempty"`
-		Language string `json:"language,omitempty"`
-	}
-)
+// A location is where something is in the Dockerfile, as BuildKit's protocol has it.
+type location struct {
+	Ranges []progress.Range `json:"ranges,omitempty"`
+}
 
-func newLocation(loc []dfparser.Range) *jsonLocation {
+func newLocation(loc []dfparser.Range) *location {
 	if len(loc) == 0 {
 		return nil
 	}
-	out := &jsonLocation{}
+	out := &location{}
 	for _, r := range loc {
-		out.Ranges = append(out.Ranges, jsonRange{
-			jsonPosition{r.Start.Line, r.Start.Character}, jsonPosition{r.End.Line, r.End.Character},
-		})
+		out.Ranges = append(out.Ranges, progress.Range{Start: progress.Position(r.Start), End: progress.Position(r.End)})
 	}
 	return out
 }
 
-func linesLocation(start, end int) jsonLocation {
+// linesOf returns the lines from start to end, or nothing when they are 0.
+func linesOf(start, end int) location {
 	if start == 0 {
-		return jsonLocation{}
+		return location{}
 	}
-	return jsonLocation{Ranges: []jsonRange{{jsonPosition{Line: start}, jsonPosition{Line: end}}}}
+	return location{Ranges: []progress.Range{{Start: progress.Position{Line: start}, End: progress.Position{Line: end}}}}
 }
 
-func newSource(f string, data []byte) jsonSource { return jsonSource{f, data, "Dockerfile"} }
+func newSource(name string, data []byte) progress.Source {
+	return progress.Source{Filename: name, Data: data, Language: "Dockerfile"}
+}
 
 // A target is a stage that can be built.
 type target struct {
-	Name        string        `json:"name,omitempty"`
-	Default     bool          `json:"default,omitempty"`
-	Description string        `json:"description,omitempty"`
-	Base        string        `json:"base,omitempty"`
-	Platform    string        `json:"platform,omitempty"`
-	Location    *jsonLocation `json:"location,omitempty"`
+	Name        string    `json:"name,omitempty"`
+	Default     bool      `json:"default,omitempty"`
+	Description string    `json:"description,omitempty"`
+	Base        string    `json:"base,omitempty"`
+	Platform    string    `json:"platform,omitempty"`
+	Location    *location `json:"location,omitempty"`
 }
 
 func (a *app) callTargets(_ context.Context, p *plan, c call) error {
@@ -162,15 +149,15 @@ func (a *app) callTargets(_ context.Context, p *plan, c call) error {
 
 type (
 	outlineArg struct {
-		Name        string        `json:"name"`
-		Description string        `json:"description,omitempty"`
-		Value       string        `json:"value,omitempty"`
-		Location    *jsonLocation `json:"location,omitempty"`
+		Name        string    `json:"name"`
+		Description string    `json:"description,omitempty"`
+		Value       string    `json:"value,omitempty"`
+		Location    *location `json:"location,omitempty"`
 	}
 	outlineMount struct {
-		Name     string        `json:"name"`
-		Required bool          `json:"required,omitempty"`
-		Location *jsonLocation `json:"location,omitempty"`
+		Name     string    `json:"name"`
+		Required bool      `json:"required,omitempty"`
+		Location *location `json:"location,omitempty"`
 	}
 	outline struct {
 		Name        string         `json:"name,omitempty"`

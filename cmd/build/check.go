@@ -14,29 +14,30 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/util/suggest"
 
+	"github.com/seed0570efb0/build/internal/progress"
 	"github.com/seed0570efb0/build/llb/lower"
 	"github.com/seed0570efb0/build/parser"
 )
 
 // A checkWarning is a warning as BuildKit's lint call has it.
 type checkWarning struct {
-	RuleName    string       `json:"ruleName"`
-	Description string       `json:"description,omitempty"`
-	URL         string       `json:"url,omitempty"`
-	Detail      string       `json:"detail,omitempty"`
-	Location    jsonLocation `json:"location"`
+	RuleName    string   `json:"ruleName"`
+	Description string   `json:"description,omitempty"`
+	URL         string   `json:"url,omitempty"`
+	Detail      string   `json:"detail,omitempty"`
+	Location    location `json:"location"`
 }
 
 // checkResults is the answer of BuildKit's lint call.
 type checkResults struct {
-	Warnings []checkWarning `json:"warnings"`
-	Sources  []jsonSource   `json:"sources"`
-	Error    *checkError    `json:"buildError,omitempty"`
+	Warnings []checkWarning    `json:"warnings"`
+	Sources  []progress.Source `json:"sources"`
+	Error    *checkError       `json:"buildError,omitempty"`
 }
 
 type checkError struct {
-	Message  string       `json:"message"`
-	Location jsonLocation `json:"location"`
+	Message  string   `json:"message"`
+	Location location `json:"location"`
 }
 
 func (a *app) callCheck(ctx context.Context, p *plan, c call) error {
@@ -51,9 +52,9 @@ func (a *app) callCheck(ctx context.Context, p *plan, c call) error {
 // tellCheck tells what a check has found: warnings, and the error that ended it.
 func (a *app) tellCheck(c call, name string, warnings []parser.Warning, failed error) error {
 	slices.SortStableFunc(warnings, func(x, y parser.Warning) int { return x.Start - y.Start })
-	answer := checkResults{Sources: []jsonSource{newSource(name, a.dockerfile)}, Error: newCheckError(failed)}
+	answer := checkResults{Sources: []progress.Source{newSource(name, a.dockerfile)}, Error: newCheckError(failed)}
 	for _, w := range warnings {
-		answer.Warnings = append(answer.Warnings, checkWarning{w.Rule, w.Description, w.URL, w.Text, linesLocation(w.Start, w.End)})
+		answer.Warnings = append(answer.Warnings, checkWarning{w.Rule, w.Description, w.URL, w.Text, linesOf(w.Start, w.End)})
 	}
 	err := a.tell(c, answer, func(w io.Writer) error { return a.printCheck(w, name, warnings, failed) })
 	switch {
@@ -75,7 +76,7 @@ func newCheckError(err error) *checkError {
 	out := &checkError{Message: err.Error()}
 	var parse *parser.Error
 	if errors.As(err, &parse) {
-		out.Location = linesLocation(parse.Start, parse.End)
+		out.Location = linesOf(parse.Start, parse.End)
 		out.Message = strings.TrimPrefix(out.Message, fmt.Sprintf("%s:%d: ", parse.File, parse.Start))
 	}
 	return out
@@ -104,20 +105,44 @@ func (a *app) printCheck(w io.Writer, name string, warnings []parser.Warning, fa
 
 // warnAbout shows what there is to say about the Dockerfile, also when that ends the build.
 func (a *app) warnAbout(p *plan, err error) {
-	warnings := p.file.Warnings
+	warnings := p.warnings()
 	var lint *parser.LintError
-	switch {
-	case errors.As(err, &lint):
+	if errors.As(err, &lint) {
 		warnings = lint.Warnings
-	case p.lowered != nil:
-		warnings = slices.Concat(warnings, p.lowered.Warnings)
 	}
 	for _, w := range warnings {
-		a.display.Warn(w.String())
+		a.display.WarnAbout(p.shown(w))
 	}
 	for _, text := range misspelt(p) {
 		a.display.Warn(text)
 	}
+}
+
+// warnings returns what was found in the Dockerfile, each once: platforms mostly have the same.
+func (p *plan) warnings() []parser.Warning {
+	var out []parser.Warning
+	add := func(list []parser.Warning) {
+		for _, w := range list {
+			if !slices.Contains(out, w) {
+				out = append(out, w)
+			}
+		}
+	}
+	add(p.file.Warnings)
+	for _, l := range p.lowered {
+		add(l.Warnings)
+	}
+	return out
+}
+
+// shown returns a warning as it is shown, with the place it is about.
+func (p *plan) shown(w parser.Warning) progress.Warning {
+	out := progress.Warning{Level: 1, Short: []byte(w.String()), Detail: [][]byte{[]byte(w.Description)}, URL: w.URL, Range: linesOf(w.Start, w.End).Ranges}
+	if len(out.Range) > 0 {
+		source := newSource(p.file.Name, p.file.Source)
+		out.Source = &source
+	}
+	return out
 }
 
 // misspelt finds build arguments that the Dockerfile does not declare, but almost. Others are nobody's business: a
@@ -149,25 +174,14 @@ func misspelt(p *plan) []string {
 	return out
 }
 
-// A vertexWarning is a warning as BuildKit's clients have it in the metadata file.
-type vertexWarning struct {
-	Level      int         `json:"level,omitempty"`
-	Short      []byte      `json:"short,omitempty"`
-	Detail     [][]byte    `json:"detail,omitempty"`
-	URL        string      `json:"url,omitempty"`
-	SourceInfo *jsonSource `json:"sourceInfo,omitempty"`
-	Range      []jsonRange `json:"range,omitempty"`
-}
-
 // metadataWarnings returns the warnings for the metadata file. As for buildx they are there only on demand.
-func (a *app) metadataWarnings(p *plan) []vertexWarning {
+func metadataWarnings(p *plan) []progress.Warning {
 	if on, err := strconv.ParseBool(os.Getenv("BUILDX_METADATA_WARNINGS")); err != nil || !on {
 		return nil
 	}
-	var out []vertexWarning
-	for _, w := range slices.Concat(p.file.Warnings, p.lowered.Warnings) {
-		source := newSource(p.file.Name, p.file.Source)
-		out = append(out, vertexWarning{1, []byte(w.String()), [][]byte{[]byte(w.Description)}, w.URL, &source, linesLocation(w.Start, w.End).Ranges})
+	var out []progress.Warning
+	for _, w := range p.warnings() {
+		out = append(out, p.shown(w))
 	}
 	return out
 }

@@ -108,9 +108,12 @@ func stepHint(err error) string {
 	var notFound *executor.NotFoundError
 	var exit *executor.ExitError
 	var exec *sandbox.ExecError
+	var foreign *executor.ForeignError
 	switch {
 	case errors.As(err, &notFound):
 		return "paths are relative to the build context; what .dockerignore names is not part of it"
+	case errors.As(err, &foreign):
+		return foreign.Hint()
 	case errors.As(err, &exec):
 		return "the program must be in the image, with its interpreter and libraries"
 	case errors.As(err, &exit) && exit.Status.Code == 127:

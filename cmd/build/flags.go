@@ -4,11 +4,13 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/containerd/platforms"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/pflag"
 
 	"github.com/seed0570efb0/build/llb"
@@ -16,9 +18,10 @@ import (
 
 // buildOptions are the flags of a build, as they were written.
 type buildOptions struct {
-	file, target, platform, network string
-	tags, args, contexts            []string
+	file, target, network           string
+	tags, args, contexts, platforms []string
 	labels, hosts, outputs          []string
+	annotations                     []string
 	secrets, agents                 []string
 	noCache, pull, push, quiet      bool
 	noCacheFilter, allow            []string
@@ -54,9 +57,10 @@ func (o *buildOptions) definitionFlags(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.args, "build-arg", nil, "value of an ARG, as KEY=VALUE, or KEY for that of the environment")
 	f.StringArrayVar(&o.contexts, "build-context", nil, "a stage or image under another name, as NAME=PATH, NAME=docker-image://REF, NAME=oci-layout://DIR[:TAG] or NAME=URL; NAME::PLATFORM is for one platform")
 	f.StringVar(&o.target, "target", "", "the stage to build (default the last one)")
-	f.StringVar(&o.platform, "platform", "", "the platform to build for (default that of this machine)")
+	f.StringSliceVar(&o.platforms, "platform", nil, "the platforms to build for, as OS/ARCH[/VARIANT],... (default $DOCKER_DEFAULT_PLATFORM, or that of this machine)")
 	f.StringArrayVar(&o.labels, "label", nil, "label of the image, as KEY=VALUE")
 	f.StringArrayVar(&o.hosts, "add-host", nil, "line of /etc/hosts in RUN steps, as NAME:IP; the IP host-gateway is this host")
+	f.StringArrayVar(&o.annotations, "annotation", nil, "annotation of what is written to an archive or a registry, as [TYPE[PLATFORM]:]KEY=VALUE, TYPE being manifest, manifest-descriptor, index or index-descriptor")
 	f.StringVar(&o.network, "network", "default", "network of RUN steps: default, none or host")
 	f.StringSliceVar(&o.allow, "allow", nil, "what steps may ask for beyond their sandbox: network.host, the network of this host, or security.insecure, all else")
 	f.StringArrayVar(&o.secrets, "secret", nil, "value for RUN --mount=type=secret, as id=ID,src=FILE or id=ID,env=VARIABLE")
@@ -76,19 +80,31 @@ func envOr(name, value string) string {
 	return value
 }
 
+// planPlatforms reads --platform.
+func planPlatforms(p *plan) error {
+	names := p.buildOptions.platforms
+	if len(names) == 0 {
+		names = []string{envOr("DOCKER_DEFAULT_PLATFORM", "local")}
+	}
+	for _, name := range names {
+		parsed, err := platforms.DefaultSpec(), error(nil)
+		if name != "local" {
+			parsed, err = platforms.Parse(name)
+		}
+		if err != nil {
+			return usagef("it looks like linux/amd64, or linux/amd64,linux/arm64", "--platform %s: %w", name, err)
+		}
+		parsed = platforms.Normalize(parsed)
+		same := func(o ocispec.Platform) bool { return platforms.FormatAll(o) == platforms.FormatAll(parsed) }
+		if !slices.ContainsFunc(p.platforms, same) {
+			p.platforms = append(p.platforms, parsed)
+		}
+	}
+	return nil
+}
+
 // planFlags reads the flags whose values have a form.
 func planFlags(p *plan) error {
-	p.platform = platforms.Normalize(platforms.DefaultSpec())
-	if p.buildOptions.platform != "" {
-		if strings.Contains(p.buildOptions.platform, ",") {
-			return usagef("build one platform at a time", "--platform %s: several platforms are not supported by this version", p.buildOptions.platform)
-		}
-		parsed, err := platforms.Parse(p.buildOptions.platform)
-		if err != nil {
-			return usagef("it looks like linux/amd64", "--platform %s: %w", p.buildOptions.platform, err)
-		}
-		p.platform = platforms.Normalize(parsed)
-	}
 	if err := planNetwork(p); err != nil {
 		return err
 	}

@@ -57,6 +57,7 @@ func (a *app) enter(ctx context.Context) error {
 			return fmt.Errorf("$%s: %w", choiceVariable, err)
 		}
 		os.Unsetenv(choiceVariable)
+		a.executor.OwnNamespace = true
 		return a.useRoot(ctx)
 	}
 	host := userns.Gather()

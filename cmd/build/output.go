@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 
 	"golang.org/x/term"
 
@@ -15,17 +16,20 @@ import (
 	"github.com/seed0570efb0/build/source"
 )
 
-// planOutputs reads -o and --push.
+// planOutputs reads -o, --push and --annotation.
 func planOutputs(p *plan) error {
 	for _, text := range p.buildOptions.outputs {
 		spec, err := exporter.ParseOutput(text)
 		if err != nil {
 			return &usageError{err: err}
 		}
+		if spec.Type == exporter.TypeDocker && len(p.platforms) > 1 {
+			return usagef("use type=oci for several platforms", "output %q: docker exporter does not currently support exporting manifest lists", text)
+		}
 		p.outputs = append(p.outputs, spec)
 	}
 	if p.push {
-		p.outputs = append(p.outputs, exporter.Output{Type: exporter.TypeRegistry})
+		pushToo(p)
 	}
 	for i, t := range p.tags {
 		named, err := source.Normalize(t)
@@ -34,10 +38,56 @@ func planOutputs(p *plan) error {
 		}
 		p.tags[i] = named.String()
 	}
+	written := map[string]bool{}
 	for _, out := range p.outputs {
-		if (out.Type == exporter.TypeRegistry || out.Push) && len(p.tags) == 0 && len(out.Names) == 0 {
+		if out.Pushes() && len(p.tags) == 0 && len(out.Names) == 0 {
 			return usagef("name it with -t", "an image without a name cannot be pushed")
 		}
+		if err := out.Check(); err != nil {
+			return usagef("push it, or write it to an archive with type=oci", "%w", err)
+		}
+		if out.Dest != "" && out.Dest != os.DevNull && written[out.Dest] {
+			return usagef("give each output a place of its own", "two outputs go to %s", out)
+		}
+		written[out.Dest] = true
+	}
+	return planAnnotations(p)
+}
+
+// pushToo carries out --push: it is for the outputs that are images, or else one more.
+func pushToo(p *plan) {
+	found := false
+	for i := range p.outputs {
+		if out := &p.outputs[i]; out.Type == exporter.TypeImage || out.Type == exporter.TypeRegistry {
+			out.Push, found = out.Type == exporter.TypeImage, true
+		}
+	}
+	if !found {
+		p.outputs = append(p.outputs, exporter.Output{Type: exporter.TypeRegistry})
+	}
+}
+
+// planAnnotations reads --annotation, and checks that there is something to annotate.
+func planAnnotations(p *plan) error {
+	var list []exporter.Annotation
+	for _, text := range p.buildOptions.annotations {
+		more, err := exporter.ParseAnnotations(text)
+		if err != nil {
+			return usagef("it looks like KEY=VALUE, or index,manifest[linux/amd64]:KEY=VALUE", "--annotation %s: %w", text, err)
+		}
+		list = append(list, more...)
+	}
+	packs := false
+	for i := range p.outputs {
+		out := &p.outputs[i]
+		packs = packs || out.Packs()
+		out.Form.Annotations = append(list[:len(list):len(list)], out.Form.Annotations...)
+		if err := out.Form.CheckAnnotations(len(p.platforms)); err != nil && out.Packs() {
+			return usagef("build for several platforms, or annotate the manifest", "%w", err)
+		}
+	}
+	if len(list) > 0 && !packs {
+		return usagef("push the image, or write it to an archive with -o type=oci,dest=FILE", "--annotation: the store and folders of files keep no annotations")
 	}
 	return nil
 }
@@ -55,23 +105,27 @@ func planRecords(p *plan) error {
 	return nil
 }
 
-// produce solves the graph and writes the image to its places. Without any place named, that is
+// produce solves the graphs and writes the images to their places. Without any place named, that is
 // the store; with names, the store gets them too.
 func (a *app) produce(ctx context.Context, p *plan) ([]*exporter.Result, error) {
 	s := a.solver(p)
 	s.Executor, s.Observer, s.Expect = p.limited(a.recorder), a.recorder, a.recorder.Expect
-	chain, err := s.Solve(ctx, p.lowered.Root)
+	chains, err := s.SolveAll(ctx, p.roots())
 	a.executor.EndSteps()
 	if err != nil {
 		return nil, err
 	}
-	build := exporter.Build{Spec: p.lowered.Config, Chain: chain, Base: p.lowered.BaseLayers}
-	image, err := exporter.Finish(a.disk, a.layers, build, p.lowered.Epoch)
-	if err != nil {
-		return nil, err
+	var images []*exporter.Image
+	for i, l := range p.lowered {
+		build := exporter.Build{Spec: l.Config, Chain: chains[i], Base: l.BaseLayers}
+		image, err := exporter.Finish(a.disk, a.layers, build, l.Epoch)
+		if err != nil {
+			return nil, err
+		}
+		images = append(images, image)
 	}
 	outputs := p.outputs
-	if len(outputs) == 0 || p.push && len(outputs) == 1 {
+	if len(outputs) == 0 || p.push && len(p.buildOptions.outputs) == 0 {
 		outputs = append([]exporter.Output{{Type: exporter.TypeImage}}, outputs...)
 	}
 	var results []*exporter.Result
@@ -79,7 +133,7 @@ func (a *app) produce(ctx context.Context, p *plan) ([]*exporter.Result, error) 
 		if out.Names == nil {
 			out.Names = p.tags
 		}
-		r, err := a.export(ctx, image, out)
+		r, err := a.export(ctx, images, out)
 		if err != nil {
 			return nil, err
 		}
@@ -88,8 +142,8 @@ func (a *app) produce(ctx context.Context, p *plan) ([]*exporter.Result, error) 
 	return results, nil
 }
 
-// export writes an image to one place, and shows it.
-func (a *app) export(ctx context.Context, image *exporter.Image, out exporter.Output) (*exporter.Result, error) {
+// export writes images to one place, and shows it.
+func (a *app) export(ctx context.Context, images []*exporter.Image, out exporter.Output) (*exporter.Result, error) {
 	if out.Dest == "-" {
 		if f, ok := a.stdio.out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 			return nil, usagef("redirect it to a file, or name one with dest=", "an archive cannot be written to a terminal")
@@ -100,29 +154,50 @@ func (a *app) export(ctx context.Context, image *exporter.Image, out exporter.Ou
 		Disk: a.disk, Layers: a.layers, Tagger: a.images, Pusher: a.client, Stdout: a.stdio.out,
 		Progress: step.Status, Warn: a.display.Warn,
 	}
-	r, err := x.Export(ctx, image, out)
+	r, err := x.Export(ctx, images, out)
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		err = cause
 	}
-	if err == nil && out.Type == exporter.TypeImage {
-		sayNames(step, image, out.Names)
+	if err == nil && out.Type == exporter.TypeImage && !out.NoStore {
+		sayNames(step, r)
 	}
 	step.Done(err)
 	return r, err
 }
 
-func sayNames(step *progress.Step, image *exporter.Image, names []string) {
+func sayNames(step *progress.Step, r *exporter.Result) {
 	stdout, _ := step.Log()
-	fmt.Fprintf(stdout, "image %s\n", image.Config)
-	for _, name := range names {
+	for _, id := range r.Configs {
+		fmt.Fprintf(stdout, "image %s\n", id)
+	}
+	for _, name := range r.Names {
 		fmt.Fprintf(stdout, "named %s\n", name)
 	}
+}
+
+// imageID returns what -q and --iidfile say: the ID of the image; of several the digest of the index over them, or,
+// where no output has one, all their IDs.
+func imageID(results []*exporter.Result) string {
+	r := results[0]
+	if len(r.Configs) == 1 {
+		return r.Configs[0].String()
+	}
+	for _, r := range results {
+		if r.Manifest != nil {
+			return string(r.Manifest.Digest)
+		}
+	}
+	var ids []string
+	for _, id := range r.Configs {
+		ids = append(ids, id.String())
+	}
+	return strings.Join(ids, "\n")
 }
 
 // records writes what -q, --iidfile and --metadata-file ask for.
 func (a *app) records(ctx context.Context, p *plan, results []*exporter.Result) error {
 	if p.iidFile != "" {
-		if err := exporter.WriteFile(ctx, p.iidFile, []byte(results[0].Config.String())); err != nil {
+		if err := exporter.WriteFile(ctx, p.iidFile, []byte(imageID(results))); err != nil {
 			return fmt.Errorf("--iidfile %s: %w", p.iidFile, err)
 		}
 	}
@@ -131,7 +206,7 @@ func (a *app) records(ctx context.Context, p *plan, results []*exporter.Result) 
 		for _, r := range results {
 			maps.Copy(all, r.Metadata())
 		}
-		if warnings := a.metadataWarnings(p); len(warnings) > 0 {
+		if warnings := metadataWarnings(p); len(warnings) > 0 {
 			all["buildx.build.warnings"] = warnings
 		}
 		b, err := json.MarshalIndent(all, "", "  ")
@@ -143,7 +218,7 @@ func (a *app) records(ctx context.Context, p *plan, results []*exporter.Result) 
 		}
 	}
 	if p.quiet && !slices.ContainsFunc(p.outputs, func(o exporter.Output) bool { return o.Dest == "-" }) {
-		fmt.Fprintln(a.stdio.out, results[0].Config)
+		fmt.Fprintln(a.stdio.out, imageID(results))
 	}
 	return nil
 }

@@ -52,7 +52,7 @@ func (a *app) foretell(ctx context.Context, o *buildOptions, path string, asJSON
 	if err := a.lower(ctx, p); err != nil {
 		return err
 	}
-	a.executor.Epoch = p.lowered.Epoch
+	a.executor.Epoch = p.lowered[0].Epoch
 	var f *forecast
 	err = a.retryDamaged(func() (err error) {
 		f, err = a.forecast(ctx, p)
@@ -110,7 +110,7 @@ func (a *app) forecast(ctx context.Context, p *plan) (*forecast, error) {
 	r := a.newRecorder(p)
 	s := a.solver(p)
 	s.Executor = r
-	decisions, err := s.Plan(ctx, p.lowered.Root, a.executor)
+	decisions, err := s.Plan(ctx, p.roots(), a.executor)
 	if err != nil {
 		return nil, err
 	}

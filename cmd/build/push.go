@@ -62,7 +62,7 @@ func (a *app) send(ctx context.Context, mode, ref string, out exporter.Output) e
 		return err
 	}
 	defer done()
-	image, err := exporter.Load(a.disk, a.layers, img.Config)
+	images, err := a.platforms(ref, &img.Image, out)
 	if err != nil {
 		return err
 	}
@@ -73,9 +73,29 @@ func (a *app) send(ctx context.Context, mode, ref string, out exporter.Output) e
 		return usagef("give it a name: build -t REGISTRY/NAME:TAG", "%s: only a name says where to push to", ref)
 	}
 	return a.retryDamaged(func() error {
-		_, err := a.export(ctx, image, out)
+		_, err := a.export(ctx, images, out)
 		return err
 	})
+}
+
+// platforms returns what ref stands for: the image img, or, when it is a name and out takes several, all that were built
+// together.
+func (a *app) platforms(ref string, img *source.Image, out exporter.Output) ([]*exporter.Image, error) {
+	list := []*source.Image{img}
+	if named, err := source.Normalize(ref); err == nil && named.String() == img.Name && out.Type != exporter.TypeDocker {
+		if list, err = a.images.Platforms(img); err != nil {
+			return nil, err
+		}
+	}
+	var images []*exporter.Image
+	for _, i := range list {
+		image, err := exporter.Load(a.disk, a.layers, i.Config)
+		if err != nil {
+			return nil, err
+		}
+		images = append(images, image)
+	}
+	return images, nil
 }
 
 // isName reports whether ref can be the name of an image, rather than the beginning of an ID.

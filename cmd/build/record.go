@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"strings"
 
 	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
@@ -25,7 +26,7 @@ func (a *app) record(p *plan) {
 
 // newRecorder returns what hears of the keys of a build's steps.
 func (a *app) newRecorder(p *plan) *history.Recorder {
-	r := history.Open(a.disk).Record(p.subject(), p.lowered.Root, p.noCache, arguments(p.file))
+	r := history.Open(a.disk).Record(p.subject(), p.roots(), p.noCache, arguments(p.file))
 	r.Executor, r.Evicted = a.executor, a.evicted
 	a.executor.Selected = r.Selected
 	return r
@@ -57,7 +58,11 @@ func (a *app) endRecord(ctx context.Context, err error) {
 
 // subject returns what the build is about.
 func (p *plan) subject() history.Subject {
-	s := history.Subject{Target: p.target, Platform: platforms.Format(p.platform), Tags: p.tags}
+	var names []string
+	for _, platform := range p.platforms {
+		names = append(names, platforms.Format(platform))
+	}
+	s := history.Subject{Target: p.target, Platform: strings.Join(names, ","), Tags: p.tags}
 	file := p.buildOptions.file
 	switch p.kind {
 	case contextStdin:

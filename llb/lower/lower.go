@@ -57,6 +57,8 @@ type Options struct {
 	Target string
 	// Platform is what is built, BuildPlatform where; both normalised.
 	Platform, BuildPlatform ocispec.Platform
+	// ShowPlatform puts the platform into the names of steps, for builds of several.
+	ShowPlatform bool
 	// BuildArgs holds the values of --build-arg. An argument without a value is left out.
 	BuildArgs map[string]string
 	// Epoch, when not nil, is SOURCE_DATE_EPOCH: the time of what WORKDIR makes. The Dockerfile can set it, too.
@@ -85,6 +87,8 @@ type Options struct {
 	// name and platform, in parallel, and only for images that the build reaches.
 	// Its errors name the image.
 	Resolve func(ctx context.Context, ref string, p ocispec.Platform) (*Image, error)
+	// SourceTime returns the time of a source that lies elsewhere, nil when it has none. SOURCE_DATE_EPOCH may ask for it.
+	SourceTime func(ctx context.Context, source *llb.Vertex) (*time.Time, error)
 }
 
 // A Result is the meaning of a Dockerfile for one target and one platform.
@@ -106,7 +110,7 @@ type Result struct {
 // Lower returns what f means under opt. Errors about the text are of type
 // *parser.Error.
 func Lower(ctx context.Context, f *parser.File, opt Options) (*Result, error) {
-	l, err := newLowering(f, opt)
+	l, err := newLowering(ctx, f, opt)
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +126,7 @@ func Lower(ctx context.Context, f *parser.File, opt Options) (*Result, error) {
 
 // Check returns the warnings about f, also when there is an error. Without a target in opt it looks at all stages.
 func Check(ctx context.Context, f *parser.File, opt Options) ([]parser.Warning, error) {
-	l, err := newLowering(f, opt)
+	l, err := newLowering(ctx, f, opt)
 	if err != nil {
 		return f.Warnings, err
 	}
@@ -181,7 +185,7 @@ type lowering struct {
 	folders map[string]*llb.Vertex // local contexts in use
 }
 
-func newLowering(f *parser.File, opt Options) (*lowering, error) {
+func newLowering(ctx context.Context, f *parser.File, opt Options) (*lowering, error) {
 	l := &lowering{
 		file:     f,
 		opt:      opt,
@@ -217,7 +221,7 @@ func newLowering(f *parser.File, opt Options) (*lowering, error) {
 	if err := l.addGlobals(); err != nil {
 		return l, err
 	}
-	return l, l.readEpoch()
+	return l, l.readEpoch(ctx)
 }
 
 // platformKey names the context that stands in for name on one platform only.

@@ -362,7 +362,7 @@ func TestSuggestBase(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := newLowering(f, Options{Platform: amd64, BuildPlatform: amd64})
+	l, err := newLowering(t.Context(), f, Options{Platform: amd64, BuildPlatform: amd64})
 	if err == nil {
 		err = l.addStages()
 	}

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	dfparser "github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
@@ -337,12 +338,30 @@ func (s *stage) label(text string) string {
 	if name != "" {
 		name += " "
 	}
+	name = s.showPlatform() + name
 	s.steps++
 	if s.current.trigger {
 		text = "ONBUILD " + text
 	}
 	width := 1 + int(math.Log10(float64(total)))
 	return fmt.Sprintf("[%s%*d/%d] %s", name, width, s.steps, total, text)
+}
+
+// showPlatform returns the platform of the stage for its name, "linux/amd64->arm64 " where it is told to build for another.
+func (s *stage) showPlatform() string {
+	if !s.opt.ShowPlatform {
+		return ""
+	}
+	own := platforms.FormatAll(platforms.Normalize(s.platform))
+	_, arch := s.env.Get("TARGETARCH")
+	_, platform := s.env.Get("TARGETPLATFORM")
+	if target := platforms.FormatAll(s.opt.Platform); (arch || platform) && target != own {
+		if s.opt.Platform.OS == s.platform.OS {
+			_, target, _ = strings.Cut(target, "/")
+		}
+		own += "->" + target
+	}
+	return own + " "
 }
 
 // countSteps counts the FROM of an image and what may make a layer. WORKDIR / makes
