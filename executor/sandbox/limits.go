@@ -163,7 +163,7 @@ func reachable(want []Rlimit, not []string) ([]Rlimit, []string) {
 func mayRaise() bool {
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
-	b, _ := os.ReadFile("/proc/self/uid_map")
-	host := strings.Join(strings.Fields(string(b)), " ") == "0 0 4294967295" // the kernel asks for the capability there
-	return host && unix.Capget(&hdr, &data[0]) == nil && data[0].Effective&(1<<unix.CAP_SYS_RESOURCE) != 0
+	ns, _ := os.Readlink("/proc/self/ns/user")
+	const host = "user:[4026531837]" // PROC_USER_INIT_INO: the kernel asks for the capability there
+	return ns == host && unix.Capget(&hdr, &data[0]) == nil && data[0].Effective&(1<<unix.CAP_SYS_RESOURCE) != 0
 }
