@@ -79,6 +79,15 @@ type Outcome struct {
 	// Took is how long it ran; 0 is not at all.
 	Took  time.Duration `json:"took,omitempty"`
 	Cause Cause         `json:"cause,omitzero"` // of running, or of a source's being another one
+	Usage *Usage        `json:"usage,omitempty"`
+}
+
+// A Usage is what the process of a step has used: bytes, and nanoseconds of all processors together.
+type Usage struct {
+	CPU     time.Duration `json:"cpu"`
+	Memory  int64         `json:"memory"` // the peak
+	Read    int64         `json:"read"`   // from disks
+	Written int64         `json:"written"`
 }
 
 // Ran returns how many steps the build has run.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/seed0570efb0/build/cache"
 	"github.com/seed0570efb0/build/internal/digest"
+	"github.com/seed0570efb0/build/internal/testkit"
 	"github.com/seed0570efb0/build/llb"
 	"github.com/seed0570efb0/build/snapshot"
 )
@@ -54,52 +55,17 @@ func ops() []llb.Op {
 	}
 }
 
-// leaves calls f for every value below v that holds no further ones.
-func leaves(v reflect.Value, path string, f func(string, reflect.Value)) {
-	switch v.Kind() {
-	case reflect.Pointer, reflect.Interface:
-		if !v.IsNil() {
-			leaves(v.Elem(), path, f)
-		}
-	case reflect.Struct:
-		for i := range v.NumField() {
-			leaves(v.Field(i), path+"."+v.Type().Field(i).Name, f)
-		}
-	case reflect.Slice:
-		for i := range v.Len() {
-			leaves(v.Index(i), fmt.Sprintf("%s[%d]", path, i), f)
-		}
-	default:
-		f(path, v)
-	}
-}
-
-func mutate(v reflect.Value) {
-	switch v.Kind() {
-	case reflect.String:
-		v.SetString(v.String() + "x")
-	case reflect.Bool:
-		v.SetBool(!v.Bool())
-	case reflect.Int, reflect.Int64:
-		v.SetInt(v.Int() + 1)
-	case reflect.Uint8, reflect.Uint32:
-		v.SetUint(v.Uint() ^ 1)
-	case reflect.Array:
-		v.Index(0).SetUint(v.Index(0).Uint() ^ 1)
-	}
-}
-
 // Whatever counts of an operation is in its fields: a change of it has a name.
 func TestEveryFieldHasAName(t *testing.T) {
 	for n := range ops() {
 		old := ops()[n]
 		var paths []string
-		leaves(reflect.ValueOf(old), reflect.TypeOf(old).String(), func(p string, _ reflect.Value) { paths = append(paths, p) })
+		testkit.Leaves(reflect.ValueOf(old), reflect.TypeOf(old).String(), func(p string, _ reflect.Value) { paths = append(paths, p) })
 		for _, path := range paths {
 			op := ops()[n]
-			leaves(reflect.ValueOf(op), reflect.TypeOf(op).String(), func(p string, v reflect.Value) {
+			testkit.Leaves(reflect.ValueOf(op), reflect.TypeOf(op).String(), func(p string, v reflect.Value) {
 				if p == path {
-					mutate(v)
+					testkit.Change(t, v)
 				}
 			})
 			if llb.OpDigest(op) == llb.OpDigest(old) {

@@ -108,6 +108,15 @@ func (r *Recorder) Execute(ctx context.Context, v *llb.Vertex, inputs []digest.D
 	return d, err
 }
 
+// Use keeps what the process of v, which is being executed, has used.
+func (r *Recorder) Use(v *llb.Vertex, u Usage) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if i, ok := r.place[v.ID()]; ok && r.outcomes[i] != nil {
+		r.outcomes[i].Usage = &u
+	}
+}
+
 // Selected keeps what v reads of an input, whose digest in its keys is d.
 func (r *Recorder) Selected(v *llb.Vertex, input int, d digest.Digest, entries iter.Seq[snapshot.Entry]) {
 	err := r.log.AddFiles(d, entries)

@@ -1,11 +1,11 @@
 package llb_test
 
 import (
-	"fmt"
 	"reflect"
 	"testing"
 
 	"github.com/seed0570efb0/build/internal/digest"
+	"github.com/seed0570efb0/build/internal/testkit"
 	"github.com/seed0570efb0/build/llb"
 )
 
@@ -40,53 +40,16 @@ func full() []llb.Op {
 	}
 }
 
-// leaves calls f for every settable value below v that holds no further fields.
-func leaves(v reflect.Value, path string, f func(path string, v reflect.Value)) {
-	switch v.Kind() {
-	case reflect.Pointer, reflect.Interface:
-		if !v.IsNil() {
-			leaves(v.Elem(), path, f)
-		}
-	case reflect.Struct:
-		for i := range v.NumField() {
-			leaves(v.Field(i), path+"."+v.Type().Field(i).Name, f)
-		}
-	case reflect.Slice:
-		for i := range v.Len() {
-			leaves(v.Index(i), fmt.Sprintf("%s[%d]", path, i), f)
-		}
-	default:
-		f(path, v)
-	}
-}
-
-func change(t *testing.T, v reflect.Value) {
-	switch v.Kind() {
-	case reflect.String:
-		v.SetString(v.String() + "x")
-	case reflect.Bool:
-		v.SetBool(!v.Bool())
-	case reflect.Int, reflect.Int64:
-		v.SetInt(v.Int() + 1)
-	case reflect.Uint8, reflect.Uint32:
-		v.SetUint(v.Uint() ^ 1)
-	case reflect.Array:
-		v.Index(0).SetUint(v.Index(0).Uint() ^ 1)
-	default:
-		t.Fatalf("a field of kind %s: teach this test to change it", v.Kind())
-	}
-}
-
 // Whatever can change a result is in the digest of its operation.
 func TestEveryFieldCounts(t *testing.T) {
 	for n, op := range full() {
 		before := llb.OpDigest(op)
 		name := reflect.TypeOf(op).Elem().Name()
-		leaves(reflect.ValueOf(op), name, func(path string, _ reflect.Value) {
+		testkit.Leaves(reflect.ValueOf(op), name, func(path string, _ reflect.Value) {
 			changed := full()[n]
-			leaves(reflect.ValueOf(changed), name, func(p string, v reflect.Value) {
+			testkit.Leaves(reflect.ValueOf(changed), name, func(p string, v reflect.Value) {
 				if p == path {
-					change(t, v)
+					testkit.Change(t, v)
 				}
 			})
 			same := llb.OpDigest(changed) == before

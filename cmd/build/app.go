@@ -106,7 +106,12 @@ func (a *app) show(mode string) (func(), error) {
 	}
 	a.display = d
 	a.executor.Log = d.Log
-	a.executor.Usage = func(v *llb.Vertex, u sandbox.Usage) { d.Use(v, progress.Usage(u)) }
+	a.executor.Usage = func(v *llb.Vertex, u sandbox.Usage) {
+		d.Use(v, progress.Usage(u))
+		if a.recorder != nil {
+			a.recorder.Use(v, history.Usage(u))
+		}
+	}
 	a.client.Progress = pulls(d)
 	a.remote.Progress = downloads(d)
 	return d.Close, nil

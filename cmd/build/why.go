@@ -9,6 +9,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
 	"github.com/seed0570efb0/build/history"
@@ -118,6 +119,7 @@ type explained struct {
 	Action string         `json:"action"` // ran, reused or source; "" when it was not come to, or two builds are compared
 	Status history.Status `json:"status,omitempty"`
 	Took   time.Duration  `json:"took,omitempty"` // nanoseconds
+	Usage  *history.Usage `json:"usage,omitempty"`
 	Cause  *history.Cause `json:"cause,omitempty"`
 }
 
@@ -147,7 +149,7 @@ func outcomes(b *history.Build, g *history.Graph) []explained {
 		case s.Source():
 			e.Action = "source"
 		case o.Took > 0:
-			e.Action, e.Status, e.Took = "ran", o.Status, o.Took
+			e.Action, e.Status, e.Took, e.Usage = "ran", o.Status, o.Took, o.Usage
 		case ok && !o.Content:
 			e.Status = o.Status // it was not come to
 		default:
@@ -206,7 +208,7 @@ func (a *app) printWhy(b *history.Build, steps []explained, all bool, from strin
 			text = e.Action
 		}
 		if e.Took > 0 {
-			text += fmt.Sprintf(" (%s)", seconds(e.Took))
+			text += " (" + e.spent() + ")"
 		}
 		if e.Status == history.Failed {
 			text += ", failed"
@@ -218,6 +220,15 @@ func (a *app) printWhy(b *history.Build, steps []explained, all bool, from strin
 		fmt.Fprintln(out, "their steps are the same")
 	}
 	return nil
+}
+
+// spent says how long a step has run and, where it was a process, what that has used.
+func (e *explained) spent() string {
+	text := seconds(e.Took)
+	if u := e.Usage; u != nil {
+		text += fmt.Sprintf(", cpu %s, memory %s", seconds(u.CPU), units.BytesSize(float64(u.Memory)))
+	}
+	return text
 }
 
 // labelled returns a label that a colon may follow.
