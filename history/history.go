@@ -85,7 +85,7 @@ type Outcome struct {
 // A Usage is what the process of a step has used: bytes, and nanoseconds of all processors together.
 type Usage struct {
 	CPU     time.Duration `json:"cpu"`
-	Memory  int64         `json:"memory"` // the peak
+	Memory  int64         `json:"memory"` // the peak; 0 is not known
 	Read    int64         `json:"read"`   // from disks
 	Written int64         `json:"written"`
 }

@@ -226,7 +226,10 @@ func (a *app) printWhy(b *history.Build, steps []explained, all bool, from strin
 func (e *explained) spent() string {
 	text := seconds(e.Took)
 	if u := e.Usage; u != nil {
-		text += fmt.Sprintf(", cpu %s, memory %s", seconds(u.CPU), units.BytesSize(float64(u.Memory)))
+		text += ", cpu " + seconds(u.CPU)
+		if u.Memory > 0 {
+			text += ", memory " + units.BytesSize(float64(u.Memory))
+		}
 	}
 	return text
 }

@@ -136,9 +136,13 @@ func TestParseLimits(t *testing.T) {
 }
 
 func TestUsage(t *testing.T) {
-	_, _, status, err := try(sh(t, "cat /dev/zero | head -c 50000000 > /dev/null; true"))
-	if err != nil || status.Usage.Memory == 0 || status.Usage.CPU == 0 {
+	_, _, status, err := try(sh(t, "dd if=/dev/zero of=/dev/null bs=400M count=1 2>&-; true"))
+	if err != nil || status.Usage.Memory < 400<<20 || status.Usage.CPU == 0 {
 		t.Errorf("%+v %v", status, err)
+	}
+	_, _, status, err = try(sh(t, "true"))
+	if err != nil || status.Usage.Memory != 0 {
+		t.Errorf("the memory of this program counts to what it starts: %+v %v", status, err)
 	}
 }
 

@@ -159,7 +159,7 @@ type Status struct {
 }
 
 // A Usage is what a sandbox has used. Without a control group it counts the processes that were waited for,
-// and Memory is that of the largest one.
+// and Memory is that of the largest one; or 0, which is not known, when that is no more than this program itself has used.
 type Usage struct {
 	CPU     time.Duration
 	Memory  int64 // the peak, in bytes

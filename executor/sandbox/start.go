@@ -284,7 +284,12 @@ func closeAll(files []*os.File) {
 func usageOf(state *os.ProcessState) Usage {
 	u := Usage{CPU: state.UserTime() + state.SystemTime()}
 	if r, ok := state.SysUsage().(*syscall.Rusage); ok {
-		u.Memory, u.Read, u.Written = r.Maxrss<<10, r.Inblock*512, r.Oublock*512
+		u.Read, u.Written = r.Inblock*512, r.Oublock*512
+		// The kernel counts to a process what it had before its exec: that is ours, since it shares our memory until then.
+		var ours syscall.Rusage
+		if err := syscall.Getrusage(syscall.RUSAGE_SELF, &ours); err == nil && r.Maxrss > ours.Maxrss {
+			u.Memory = r.Maxrss << 10
+		}
 	}
 	return u
 }

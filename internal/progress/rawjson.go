@@ -46,7 +46,7 @@ type Position struct {
 // A Usage is what a step has used: bytes, and nanoseconds of all processors together.
 type Usage struct {
 	CPU     time.Duration `json:"cpu"`
-	Memory  int64         `json:"memory"` // the peak
+	Memory  int64         `json:"memory"` // the peak; 0 is not known
 	Read    int64         `json:"read"`   // from disks
 	Written int64         `json:"written"`
 }
@@ -56,7 +56,10 @@ const notableCPU = time.Second
 
 // text is the usage as the log shows it, behind the time.
 func (u Usage) text() string {
-	text := fmt.Sprintf("(cpu %.1fs, memory %s", u.CPU.Seconds(), units.BytesSize(float64(u.Memory)))
+	text := fmt.Sprintf("(cpu %.1fs", u.CPU.Seconds())
+	if u.Memory > 0 {
+		text += ", memory " + units.BytesSize(float64(u.Memory))
+	}
 	if u.Read > 0 {
 		text += ", read " + units.BytesSize(float64(u.Read))
 	}
