@@ -43,7 +43,7 @@ const choiceVariable = "_BUILD_ISOLATION"
 const autoIsolation = "auto"
 
 func (a *app) isolationFlag(f *pflag.FlagSet) {
-	f.StringVar(&a.isolation, "isolation", envOr("BUILD_ISOLATION", autoIsolation), "how steps are isolated: auto, root, subids, single or chroot (see build doctor)")
+	f.StringVar(&a.isolation, "isolation", envOr("BUILD_ISOLATION", autoIsolation), "the `MODE` in which steps are isolated: auto, root, subids, single or chroot (see build doctor)")
 }
 
 // enter runs this command line again in a user namespace, when that is how steps are isolated and this process is not in

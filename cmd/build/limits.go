@@ -18,15 +18,15 @@ type limitOptions struct {
 }
 
 func (o *limitOptions) flags(f *pflag.FlagSet) {
-	f.StringVarP(&o.memory, "memory", "m", "", "memory and swap that each step may use, like 512m")
-	f.StringVar(&o.cpus, "cpus", "", "CPU time that each step may use, in processors, like 1.5")
-	f.Int64Var(&o.quota, "cpu-quota", 0, "CPU time that each step may use in a period, in microseconds")
-	f.Int64Var(&o.period, "cpu-period", 0, "that period (default 100000)")
-	f.StringVar(&o.cpuset, "cpuset-cpus", "", "processors that steps run on, like 0-2,4")
-	f.Int64Var(&o.pids, "pids-limit", 0, "how many processes each step may have at once")
-	f.StringArrayVar(&o.ulimits, "ulimit", nil, "resource limit of each process, as NAME=SOFT[:HARD]")
-	f.StringVar(&o.shmSize, "shm-size", "", "size of /dev/shm (default 64m)")
-	f.StringVar(&o.parent, "cgroup-parent", "", "control group that those of steps are made in")
+	f.StringVarP(&o.memory, "memory", "m", "", "`SIZE` of memory and swap that each step may use, like 512m")
+	f.StringVar(&o.cpus, "cpus", "", "CPU time that each step may use, as a `NUMBER` of processors, like 1.5")
+	f.Int64Var(&o.quota, "cpu-quota", 0, "CPU time that each step may use in a period, in `MICROSECONDS`")
+	f.Int64Var(&o.period, "cpu-period", 0, "that period, in `MICROSECONDS` (default 100000)")
+	f.StringVar(&o.cpuset, "cpuset-cpus", "", "processors that steps run on, a `LIST` like 0-2,4")
+	f.Int64Var(&o.pids, "pids-limit", 0, "the `NUMBER` of processes that each step may have at once")
+	f.StringArrayVar(&o.ulimits, "ulimit", nil, "resource limit of each process, as `NAME=SOFT[:HARD]`")
+	f.StringVar(&o.shmSize, "shm-size", "", "`SIZE` of /dev/shm (default 64m)")
+	f.StringVar(&o.parent, "cgroup-parent", "", "control `GROUP` that those of steps are made in")
 }
 
 // limits reads the flags.

@@ -110,8 +110,8 @@ func (a *app) command() *cobra.Command {
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
 	}
 	root.SetVersionTemplate("build {{.Version}}\n")
-	root.PersistentFlags().StringVar(&a.root, "root", "", "folder of the store (default $BUILD_ROOT, else $XDG_DATA_HOME/build, for root /var/lib/build)")
-	root.PersistentFlags().StringVar(&a.hosts, "registry-config", os.Getenv("BUILD_REGISTRY_CONFIG"), "how registries are reached: mirrors, plain HTTP, certificates (default $BUILD_REGISTRY_CONFIG, else registries.toml in ~/.config/build or /etc/build)")
+	root.PersistentFlags().StringVar(&a.root, "root", "", "`FOLDER` of the store (default $BUILD_ROOT, else $XDG_DATA_HOME/build, for root /var/lib/build)")
+	root.PersistentFlags().StringVar(&a.hosts, "registry-config", os.Getenv("BUILD_REGISTRY_CONFIG"), "`FILE` that says how registries are reached: mirrors, plain HTTP, certificates (default $BUILD_REGISTRY_CONFIG, else registries.toml in ~/.config/build or /etc/build)")
 	root.SetFlagErrorFunc(flagError)
 	main := a.buildCommand()
 	root.AddCommand(main, a.runCommand(), a.imagesCommand(), a.pushCommand(), a.saveCommand(),

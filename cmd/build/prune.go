@@ -34,10 +34,10 @@ func (a *app) pruneCommand() *cobra.Command {
 	o.listing.flags(f)
 	f.BoolVarP(&o.all, "all", "a", false, "also remove results whose bytes stay because something else has them, and what is remembered of URLs and repositories")
 	f.BoolVarP(&o.force, "force", "f", false, "do not ask")
-	f.StringVar(&o.duration, "keep-duration", "", "keep what was used within this time, like 24h or 7d")
-	f.StringVar(&o.reserved, "reserved-space", "", "stop when the store takes no more than this, like 10g")
-	f.StringVar(&o.oldReserved, "keep-storage", "", "the same as --reserved-space")
-	f.StringVar(&o.upper, "max-used-space", "", "how much the store may take; more than --reserved-space counts")
+	f.StringVar(&o.duration, "keep-duration", "", "keep what was used within this `TIME`, like 24h or 7d")
+	f.StringVar(&o.reserved, "reserved-space", "", "stop when the store takes no more than this `SIZE`, like 10g")
+	f.StringVar(&o.oldReserved, "keep-storage", "", "the same `SIZE` as --reserved-space")
+	f.StringVar(&o.upper, "max-used-space", "", "the `SIZE` that the store may have; more than --reserved-space counts")
 	return c
 }
 

@@ -42,9 +42,9 @@ func (a *app) saveCommand() *cobra.Command {
 		},
 	}
 	f := c.Flags()
-	f.StringVarP(&dest, "output", "o", "-", "the file to write, - for standard output")
-	f.StringVar(&format, "format", exporter.TypeDocker, "docker, which docker load and podman load read, or oci, an OCI layout")
-	f.StringVar(&mode, "progress", envOr("BUILDKIT_PROGRESS", "auto"), "how to show progress: auto, tty, plain, rawjson or quiet")
+	f.StringVarP(&dest, "output", "o", "-", "the `FILE` to write, - for standard output")
+	f.StringVar(&format, "format", exporter.TypeDocker, "the `FORMAT`: docker, which docker load and podman load read, or oci, an OCI layout")
+	f.StringVar(&mode, "progress", envOr("BUILDKIT_PROGRESS", "auto"), "the `MODE` of showing progress: auto, tty, plain, rawjson or quiet")
 	return c
 }
 
