@@ -204,7 +204,7 @@ func (a *app) lowerOptions(p *plan) (lower.Options, error) {
 		Hostname: p.args["BUILDKIT_SANDBOX_HOSTNAME"],
 		NoCache:  p.noCache, NoCacheFilter: p.noCacheFilter, Ignore: p.ignore,
 		Resolve: func(ctx context.Context, ref string, platform ocispec.Platform) (*lower.Image, error) {
-			return a.resolve(ctx, ref, platform, p.pull)
+			return a.resolve(ctx, ref, platform, p.repull())
 		},
 		SourceTime: func(ctx context.Context, v *llb.Vertex) (*time.Time, error) { return a.sourceTime(ctx, p, v) },
 	}
@@ -216,6 +216,12 @@ func (a *app) lowerOptions(p *plan) (lower.Options, error) {
 		return opt, a.local(p, "context", p.context, p.ignore)
 	}
 	return opt, nil
+}
+
+// repull reports whether registries are asked again. Inside of a user namespace they are not: the process outside has done it.
+func (p *plan) repull() bool {
+	_, inside := userns.Inside()
+	return p.pull && !inside
 }
 
 // enterFor goes on in a user namespace if the build needs one: when a step will run a process, or files of a step's

@@ -153,7 +153,7 @@ var imageSchemes = []string{"docker-image://", "container-image://", "docker://"
 func (a *app) namedContext(p *plan, name, value string) (lower.Context, error) {
 	image := func(ref string) lower.Context {
 		return lower.Context{Image: func(ctx context.Context, platform ocispec.Platform) (*lower.Image, error) {
-			return a.resolve(ctx, ref, platform, p.pull)
+			return a.resolve(ctx, ref, platform, p.repull())
 		}}
 	}
 	for _, scheme := range imageSchemes {
