@@ -202,7 +202,7 @@ func (a *app) lowerOptions(p *plan) (lower.Options, error) {
 		Target: p.target, Platform: p.platforms[0], ShowPlatform: len(p.platforms) > 1, BuildPlatform: platforms.Normalize(platforms.DefaultSpec()),
 		BuildArgs: p.args, Labels: p.labels, Hosts: p.hosts, Epoch: p.epoch, Network: llb.Network(p.network), AllowHostNetwork: p.hostNet, AllowInsecure: p.insecure, Security: p.rights,
 		Hostname: p.args["BUILDKIT_SANDBOX_HOSTNAME"],
-		NoCache: p.noCache, NoCacheFilter: p.noCacheFilter, Ignore: p.ignore,
+		NoCache:  p.noCache, NoCacheFilter: p.noCacheFilter, Ignore: p.ignore,
 		Resolve: func(ctx context.Context, ref string, platform ocispec.Platform) (*lower.Image, error) {
 			return a.resolve(ctx, ref, platform, p.pull)
 		},
