@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/seed0570efb0/build/internal/digest"
@@ -191,18 +194,35 @@ func (s *Store) Usable(id digest.Digest) (bool, error) {
 	if known, err := s.use(id); err != nil || !known {
 		return false, err
 	}
-	for !id.IsZero() {
-		c, err := s.Chain(id)
-		if errors.Is(err, fs.ErrNotExist) {
-			return false, nil
-		}
-		if err != nil {
-			return false, err
-		}
-		if !s.hasLayer(c) {
-			return false, nil
-		}
-		id = c.Parent
+	chains, err := s.Chains(id)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
 	}
-	return true, nil
+	if err != nil {
+		return false, err
+	}
+	return s.hasLayers(chains), nil
+}
+
+// lookers is how many layers are looked for at once: there may be thousands, each in some folders of its own.
+const lookers = 4
+
+// hasLayers reports whether every layer is there, or can be fetched.
+func (s *Store) hasLayers(chains []*Chain) bool {
+	var missing atomic.Bool
+	var all sync.WaitGroup
+	for part := range slices.Chunk(chains, max(1, (len(chains)+lookers-1)/lookers)) {
+		all.Go(func() {
+			for _, c := range part {
+				if missing.Load() {
+					return
+				}
+				if !s.hasLayer(c) {
+					missing.Store(true)
+				}
+			}
+		})
+	}
+	all.Wait()
+	return !missing.Load()
 }
