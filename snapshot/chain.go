@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -56,6 +57,15 @@ func (s *Store) Append(parent, layer, content digest.Digest, created time.Time) 
 	}
 	below, err := s.Content(parent)
 	if err != nil {
+		return id, err
+	}
+	// Two steps may make the same chain at once. Whoever is second must not change its time, which is in the first one's image already.
+	unlock, err := s.disk.Lock(context.Background(), "chain/"+id.Hex())
+	if err != nil {
+		return id, err
+	}
+	defer unlock()
+	if known, err := s.use(id); err != nil || known {
 		return id, err
 	}
 	return id, s.writeChain(&Chain{ID: id, Parent: parent, Layer: layer, Content: chainContent(below, content), Created: created.UTC()})
