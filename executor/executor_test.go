@@ -119,7 +119,7 @@ func TestWhatACopyReplacesIsInNoKey(t *testing.T) {
 		sources []llb.Source
 		same    bool
 	}{
-		{"", whole, false}, {"644", whole, true}, {"u=rwX", whole, false},
+		{"", whole, false}, {"644", whole, true}, {"u=rwX", whole, false}, {"u=rwX,go=rX", whole, true},
 		{"644", onWay, false}, // a folder on the way gives its bits to one that is there
 	} {
 		keyOf := func(specs ...string) cache.Key {

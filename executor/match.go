@@ -177,7 +177,7 @@ func hashSource(ctx context.Context, r *reading, t snapshot.Tree, root snapshot.
 	if err != nil {
 		return err
 	}
-	gone := replaced{mode: mode.bits != nil, owner: c.Owner != nil}
+	gone := replaced{mode: mode, owner: c.Owner != nil}
 	if root.Type != snapshot.Dir {
 		return hashEntries(ctx, r, t, root.Path, part{[]selected{{Entry: root}}, gone})
 	}
@@ -189,13 +189,20 @@ func hashSource(ctx context.Context, r *reading, t snapshot.Tree, root snapshot.
 	return hashEntries(ctx, r, t, root.Path, part{list, gone})
 }
 
-// A replaced says which metadata a Copy gives to all that it takes, whatever they had.
-type replaced struct{ mode, owner bool }
+// A replaced says which metadata a Copy gives to all that it takes: what they had counts as far as it makes a difference.
+type replaced struct {
+	mode  modeChange
+	owner bool
+}
 
 // forget clears what is replaced of s. A folder that is only passed may give its permission bits to one that is there.
 func (r replaced) forget(s *selected) {
-	if r.mode && s.Type != snapshot.Symlink && !s.passed {
+	switch {
+	case s.Type == snapshot.Symlink, s.passed:
+	case r.mode.bits != nil:
 		s.Mode = 0
+	default:
+		s.Mode = r.mode.of(s.Mode, s.Type == snapshot.Dir)
 	}
 	if r.owner {
 		s.UID, s.GID = 0, 0

@@ -1,11 +1,15 @@
 package snapshot
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/seed0570efb0/build/internal/digest"
@@ -53,6 +57,15 @@ func (s *Store) Append(parent, layer, content digest.Digest, created time.Time) 
 	}
 	below, err := s.Content(parent)
 	if err != nil {
+		return id, err
+	}
+	// Two steps may make the same chain at once. Whoever is second must not change its time, which is in the first one's image already.
+	unlock, err := s.disk.Lock(context.Background(), "chain/"+id.Hex())
+	if err != nil {
+		return id, err
+	}
+	defer unlock()
+	if known, err := s.use(id); err != nil || known {
 		return id, err
 	}
 	return id, s.writeChain(&Chain{ID: id, Parent: parent, Layer: layer, Content: chainContent(below, content), Created: created.UTC()})
@@ -191,18 +204,35 @@ func (s *Store) Usable(id digest.Digest) (bool, error) {
 	if known, err := s.use(id); err != nil || !known {
 		return false, err
 	}
-	for !id.IsZero() {
-		c, err := s.Chain(id)
-		if errors.Is(err, fs.ErrNotExist) {
-			return false, nil
-		}
-		if err != nil {
-			return false, err
-		}
-		if !s.hasLayer(c) {
-			return false, nil
-		}
-		id = c.Parent
+	chains, err := s.Chains(id)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
 	}
-	return true, nil
+	if err != nil {
+		return false, err
+	}
+	return s.hasLayers(chains), nil
+}
+
+// lookers is how many layers are looked for at once: there may be thousands, each in some folders of its own.
+const lookers = 4
+
+// hasLayers reports whether every layer is there, or can be fetched.
+func (s *Store) hasLayers(chains []*Chain) bool {
+	var missing atomic.Bool
+	var all sync.WaitGroup
+	for part := range slices.Chunk(chains, max(1, (len(chains)+lookers-1)/lookers)) {
+		all.Go(func() {
+			for _, c := range part {
+				if missing.Load() {
+					return
+				}
+				if !s.hasLayer(c) {
+					missing.Store(true)
+				}
+			}
+		})
+	}
+	all.Wait()
+	return !missing.Load()
 }

@@ -103,6 +103,13 @@ func (s *Store) capturedTree(layer digest.Digest) (found treeForm, ok bool) {
 	return found, ok
 }
 
+// hasUsualTree reports whether the tree of a layer is here that this process would make, as most are: to look for one name costs
+// less than to list all.
+func (s *Store) hasUsualTree(layer digest.Digest) bool {
+	fi, err := os.Lstat(treeForm{marked: owners.OneID(), boot: s.boot}.path(s, layer))
+	return err == nil && fi.IsDir()
+}
+
 // hasTree reports whether a tree of the chain's topmost layer is here, or one that others can be made of.
 func (s *Store) hasTree(c *Chain) bool {
 	return slices.ContainsFunc(s.treeForms(c.Layer), func(t treeForm) bool { return t.chain == "" || t.chain == c.ID.Hex() })

@@ -125,12 +125,20 @@ func (s *Store) editBlobs(ctx context.Context, layer digest.Digest, edit func([]
 
 // hasLayer reports whether the topmost layer of c has a form here, or an origin elsewhere.
 func (s *Store) hasLayer(c *Chain) bool {
+	if s.hasUsualTree(c.Layer) {
+		return true
+	}
+	n, ok := s.disk.BlobSize(c.Layer)
+	if ok {
+		if toc, err := s.readTOC(c.Layer); err == nil && toc.Size == n {
+			return true
+		}
+	}
 	if s.hasTree(c) {
 		return true
 	}
-	if n, ok := s.disk.BlobSize(c.Layer); ok {
-		toc, err := s.readTOC(c.Layer)
-		return err == nil && toc.Size == n
+	if ok {
+		return false
 	}
 	blobs, err := s.Blobs(c.Layer)
 	if err != nil {

@@ -232,8 +232,14 @@ func DefaultHosts(file string) (*Hosts, error) {
 			folders = append(folders, filepath.Join(dir, of, "certs.d"))
 		}
 		own := filepath.Join(dir, "build", "registries.toml")
-		if _, err := os.Stat(own); file == "" && !errors.Is(err, fs.ErrNotExist) {
+		if file != "" {
+			continue
+		}
+		switch _, err := os.Stat(own); {
+		case err == nil:
 			file = own
+		case !errors.Is(err, fs.ErrNotExist):
+			return nil, err
 		}
 	}
 	return NewHosts(file, folders)

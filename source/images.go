@@ -191,6 +191,9 @@ func (m *Images) edit(ctx context.Context, img *Image, change func(list []*Image
 	if slices.EqualFunc(old, list, (*Image).same) {
 		return nil
 	}
+	if len(list) == 0 {
+		return os.Remove(m.disk.Path(file))
+	}
 	b, err := json.Marshal(list)
 	if err != nil {
 		return err
@@ -306,39 +309,4 @@ func compareImages(a, b *Image) int {
 		return strings.Compare(b.Name, a.Name)
 	}
 	return strings.Compare(a.Name+"\x00"+platforms.Format(a.Platform)+a.Config.Hex(), b.Name+"\x00"+platforms.Format(b.Platform)+b.Config.Hex())
-}
-
-// Find returns the image that people call ref: by its name, or by the beginning of its ID.
-func (m *Images) Find(ref string) (*Image, error) {
-	if img, ok, err := m.Get(ref, ocispec.Platform{}); err == nil && ok {
-		return img, nil
-	}
-	id := strings.TrimPrefix(ref, "sha256:")
-	if id == "" || strings.Trim(id, "0123456789abcdef") != "" {
-		return nil, notInStore(ref)
-	}
-	list, err := m.List()
-	if err != nil {
-		return nil, err
-	}
-	var found *Image
-	for _, i := range list {
-		if !strings.HasPrefix(i.Config.Hex(), id) {
-			continue
-		}
-		if found != nil && found.Config != i.Config {
-			return nil, &ImageError{ref, fmt.Errorf("more than one image has an ID that begins so: %s, %s", found.Config.Short(), i.Config.Short()), "write more of the ID"}
-		}
-		if found == nil {
-			found = i
-		}
-	}
-	if found == nil {
-		return nil, notInStore(ref)
-	}
-	return found, nil
-}
-
-func notInStore(ref string) error {
-	return &ImageError{ref, errors.New("no such image in the store"), "build images lists what there is"}
 }

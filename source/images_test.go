@@ -2,6 +2,7 @@ package source
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -221,5 +222,42 @@ func TestConcurrentPuts(t *testing.T) {
 	}
 	if list, err := m.List(); err != nil || len(list) != len(arches) {
 		t.Errorf("List = %d images, %v; want %d", len(list), err, len(arches))
+	}
+}
+
+// Whoever removes a name takes nothing from an image that has got the name meanwhile, nor from other names.
+func TestRemove(t *testing.T) {
+	m, ctx := newImages(t), t.Context()
+	put := func(name string, n byte) *Image {
+		img := testImage(name, "linux/amd64", n)
+		img.Built = true
+		if err := m.Put(ctx, img); err != nil {
+			t.Fatal(err)
+		}
+		return img
+	}
+	old := put("docker.io/library/app:1", 1)
+	put("docker.io/library/app:2", 1)
+	put("", 1)
+	id := old.Config.Hex()[:12]
+	if r, err := m.Remove(ctx, id, false); err == nil {
+		t.Errorf("an image with two names: %+v", r)
+	}
+	put("docker.io/library/app:1", 2)
+	if err := m.drop(ctx, old, []*Image{old}); err != nil {
+		t.Fatal(err)
+	}
+	if img, ok, err := m.Get("app:1", ocispec.Platform{}); !ok || img.Config == old.Config || err != nil {
+		t.Errorf("the new app:1 is %+v, %v", img, err)
+	}
+	r, err := m.Remove(ctx, id, false)
+	if err != nil || len(r.Names) != 1 || r.Names[0] != "app:2" || len(r.IDs) != 1 || r.IDs[0] != old.Config {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if list, err := m.List(); len(list) != 1 || err != nil {
+		t.Errorf("%d images are left, %v", len(list), err)
+	}
+	if _, err := m.Remove(ctx, "app:2", true); !errors.Is(err, ErrNotInStore) {
+		t.Errorf("what is not there: %v", err)
 	}
 }

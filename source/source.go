@@ -32,6 +32,7 @@ func (e *ImageError) Unwrap() error { return e.Err }
 var (
 	ErrNotFound     = errors.New("not found in the registry")
 	ErrUnauthorized = errors.New("the registry refuses access")
+	ErrNotInStore   = errors.New("no such image in the store")
 	ErrPlatform     = errors.New("no match for platform in manifest")
 
 	errCut = errors.New("the registry cut the connection")

@@ -82,6 +82,12 @@ func (a *app) explain(err error) (code int, text, hint string) {
 	switch {
 	case errors.Is(err, errInterrupted):
 		return exitInterrupted, "interrupted", ""
+	case errors.As(err, &host):
+		return exitHost, text, host.Hint
+	case errors.As(err, &store):
+		return exitHost, text, store.Hint
+	case diskHint(err) != "": // whatever was being read or written
+		return exitFailed, text, diskHint(err)
 	case errors.As(err, &usage):
 		return exitUsage, text, usage.hint
 	case errors.As(err, &parse):
@@ -89,18 +95,25 @@ func (a *app) explain(err error) (code int, text, hint string) {
 			return exitFailed, text, cmp.Or(parse.Hint, image.Hint)
 		}
 		return exitUsage, text, parse.Hint
-	case errors.As(err, &host):
-		return exitHost, text, host.Hint
-	case errors.As(err, &store):
-		return exitHost, text, store.Hint
 	case errors.As(err, &image):
 		return exitFailed, text, image.Hint
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return exitFailed, text, "the disk is full: free some space, or name another folder with --root; the store is sound"
 	case errors.As(err, &far):
 		return exitFailed, text, far.Hint
 	}
 	return exitFailed, text, cmp.Or(stepHint(err), a.privilegeHint(err))
+}
+
+// diskHint returns what to do about a disk that is full or fails, "" for other errors.
+func diskHint(err error) string {
+	switch {
+	case errors.Is(err, syscall.ENOSPC):
+		return "the disk is full: free some space, or name another folder with --root; the store is sound"
+	case errors.Is(err, syscall.EDQUOT):
+		return "your quota of the disk is used up: free some space, or name another folder with --root; the store is sound"
+	case errors.Is(err, syscall.EIO):
+		return "the disk, or what is below it, has failed: the kernel's log says more, and \"build fsck\" what it has done to the store"
+	}
+	return ""
 }
 
 // stepHint returns what to do about steps that end in well-known ways.

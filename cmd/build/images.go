@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"text/tabwriter"
 	"time"
 
@@ -92,6 +93,8 @@ func (a *app) historyCommand() *cobra.Command {
 		Use:   "history IMAGE",
 		Short: "Show the steps that an image was made by",
 		Args:  oneImage,
+
+		ValidArgsFunction: a.completeImages(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			img, err := a.stored(c.Context(), args[0])
 			if err != nil {
@@ -114,6 +117,28 @@ func (a *app) stored(ctx context.Context, ref string) (*source.Resolved, error) 
 		return nil, err
 	}
 	return a.find(ctx, ref)
+}
+
+// completeImages completes names of images for a shell, up to as many as the command line may have.
+func (a *app) completeImages(most int) cobra.CompletionFunc {
+	return func(_ *cobra.Command, args []string, _ string) (names []string, _ cobra.ShellCompDirective) {
+		if len(args) >= most {
+			return nil, cobra.ShellCompDirectiveDefault
+		}
+		if a.open() != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		list, err := a.images.List()
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		for _, img := range list {
+			if name := img.Familiar(); img.Name != "" && !slices.Contains(args, name) {
+				names = append(names, name)
+			}
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
 }
 
 func noArgs(c *cobra.Command, args []string) error {
@@ -160,6 +185,8 @@ func (a *app) inspectCommand() *cobra.Command {
 		Use:   "inspect IMAGE",
 		Short: "Print what is known of an image, as JSON",
 		Args:  oneImage,
+
+		ValidArgsFunction: a.completeImages(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			img, err := a.stored(c.Context(), args[0])
 			if err != nil {

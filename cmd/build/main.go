@@ -17,6 +17,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/seed0570efb0/build/executor/sandbox"
 	"github.com/seed0570efb0/build/internal/digest"
@@ -78,19 +79,37 @@ func interruptible(parent context.Context) (context.Context, func()) {
 // mainVerb is the verb of a command line that names none. It is not for people to write.
 const mainVerb = "build"
 
-// withVerb returns args with the main verb in front, unless they start with the name of a verb. A folder
-// that is called like a verb is written "./run".
+// withVerb returns args with the main verb in front, unless the first of them that is no option of all verbs is the name
+// of a verb. A folder that is called like a verb is written "./run".
 func withVerb(root *cobra.Command, args []string) []string {
-	if len(args) > 0 {
-		known := func(c *cobra.Command) bool { return c.Name() == args[0] && c.Name() != mainVerb }
+	if own := args[countOptions(root.PersistentFlags(), args):]; len(own) > 0 {
+		known := func(c *cobra.Command) bool { return c.Name() == own[0] && c.Name() != mainVerb }
 		switch {
 		case slices.ContainsFunc(root.Commands(), known),
-			args[0] == "help", args[0] == "completion", args[0] == cobra.ShellCompRequestCmd, args[0] == cobra.ShellCompNoDescRequestCmd,
-			len(args) == 1 && (args[0] == "--help" || args[0] == "-h" || args[0] == "--version"):
+			own[0] == "help", own[0] == "completion", own[0] == cobra.ShellCompRequestCmd, own[0] == cobra.ShellCompNoDescRequestCmd,
+			len(own) == 1 && (own[0] == "--help" || own[0] == "-h" || own[0] == "--version"):
 			return args
 		}
 	}
 	return append([]string{mainVerb}, args...)
+}
+
+// countOptions returns how many of args, from the first one on, are options of flags and their values.
+func countOptions(flags *pflag.FlagSet, args []string) int {
+	n := 0
+	for n < len(args) {
+		name, long := strings.CutPrefix(args[n], "--")
+		name, _, hasValue := strings.Cut(name, "=")
+		f := flags.Lookup(name)
+		if !long || f == nil {
+			break
+		}
+		n++
+		if !hasValue && f.NoOptDefVal == "" {
+			n++
+		}
+	}
+	return min(n, len(args))
 }
 
 // command returns the whole command line interface.
@@ -114,7 +133,7 @@ func (a *app) command() *cobra.Command {
 	root.PersistentFlags().StringVar(&a.hosts, "registry-config", os.Getenv("BUILD_REGISTRY_CONFIG"), "`FILE` that says how registries are reached: mirrors, plain HTTP, certificates (default $BUILD_REGISTRY_CONFIG, else registries.toml in ~/.config/build or /etc/build)")
 	root.SetFlagErrorFunc(flagError)
 	main := a.buildCommand()
-	root.AddCommand(main, a.runCommand(), a.imagesCommand(), a.pushCommand(), a.saveCommand(),
+	root.AddCommand(main, a.runCommand(), a.imagesCommand(), a.rmiCommand(), a.pushCommand(), a.saveCommand(),
 		a.historyCommand(), a.inspectCommand(), a.whyCommand(), a.planCommand(), a.duCommand(), a.pruneCommand(), a.fsckCommand(),
 		a.doctorCommand(), a.versionCommand())
 	root.SetHelpFunc(help(root, main))

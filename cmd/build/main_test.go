@@ -30,6 +30,7 @@ func TestMain(m *testing.M) {
 		"exits":       exits,
 		"on-terminal": onTerminal,
 		removeStore:   remove,
+		installFaults: withFaults,
 	})
 }
 

@@ -15,6 +15,8 @@ func (a *app) pushCommand() *cobra.Command {
 		Use:   "push IMAGE",
 		Short: "Push an image of the store to the registry its name says",
 		Args:  oneImage,
+
+		ValidArgsFunction: a.completeImages(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.send(c.Context(), mode, args[0], exporter.Output{Type: exporter.TypeRegistry})
 		},
@@ -29,6 +31,8 @@ func (a *app) saveCommand() *cobra.Command {
 		Use:   "save [OPTIONS] IMAGE",
 		Short: "Write an image of the store to an archive",
 		Args:  oneImage,
+
+		ValidArgsFunction: a.completeImages(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			if format != exporter.TypeOCI && format != exporter.TypeDocker {
 				return usagef("it is docker or oci", "--format %s: no such format", format)

@@ -42,6 +42,8 @@ func (a *app) runCommand() *cobra.Command {
 		Long: `Run an image of the store in a sandbox like that of a RUN step. The arguments take the
 place of the image's CMD. What the process changes is thrown away when it ends, and its
 exit status is that of this command.`,
+		ValidArgsFunction: a.completeImages(1),
+
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return &runError{usagef(`"build images" lists them`, "an IMAGE is needed")}

@@ -24,19 +24,29 @@ import (
 // killsVariable says how many commands TestKill kills.
 const killsVariable = "BUILD_TEST_KILLS"
 
+// seedVariable repeats the choices of an earlier run.
+const seedVariable = "BUILD_TEST_SEED"
+
+// environmentNumber returns a number that a variable of the environment gives, or another one.
+func environmentNumber(t *testing.T, variable string, otherwise int) int {
+	text := os.Getenv(variable)
+	if text == "" {
+		return otherwise
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatalf("%s: %v", variable, err)
+	}
+	return n
+}
+
 // TestKill kills builds, exports and prunes at random moments. After each the next build is right, what has a name is whole,
 // nothing in the store is damaged, and nothing is left of the killed one.
 func TestKill(t *testing.T) {
-	kills := 24
-	if text := os.Getenv(killsVariable); text != "" {
-		var err error
-		if kills, err = strconv.Atoi(text); err != nil {
-			t.Fatalf("%s: %v", killsVariable, err)
-		}
-	}
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
-	v := newVictim(t, rand.New(rand.NewPCG(seed, 0)))
+	kills := environmentNumber(t, killsVariable, 24)
+	seed := environmentNumber(t, seedVariable, rand.IntN(1<<30))
+	t.Logf("%s=%d", seedVariable, seed)
+	v := newVictim(t, rand.New(rand.NewPCG(uint64(seed), 0)))
 	v.must("build", "-q", "-t", "kept", "--build-arg", "N=kept", v.context)
 	for i := range kills {
 		v.round(i)
@@ -56,16 +66,18 @@ type victim struct {
 	random  *rand.Rand
 	dir     string // of everything
 	context string
-	env     []string
-	events  map[string]int // how often each kind of command changes the store until it is done
-	killed  int
+	// registry is where the base image is.
+	registry string
+	env      []string
+	events   map[string]int // how often each kind of command changes the store until it is done
+	killed   int
 }
 
 func newVictim(t *testing.T, random *rand.Rand) *victim {
 	host := testkit.Registry(t)
 	ref := testkit.PushImage(t, host, "busybox:latest", testkit.Busybox(t))
 	dir := testkit.OpenDir(t)
-	v := &victim{t: t, random: random, dir: dir, context: filepath.Join(dir, "context"), events: map[string]int{}}
+	v := &victim{t: t, random: random, dir: dir, context: filepath.Join(dir, "context"), registry: host, events: map[string]int{}}
 	v.env = append(os.Environ(), "BUILD_ROOT="+filepath.Join(dir, "store"), "HOME="+dir, "DOCKER_CONFIG="+dir, "GORACE=atexit_sleep_ms=0")
 	dockerfile := fmt.Sprintf(`FROM %[1]s AS a
 ARG N

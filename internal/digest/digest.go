@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 )
 
 // A Digest is a SHA-256 sum. The zero Digest means "nothing", for example an
@@ -39,10 +40,15 @@ func Parse(s string) (Digest, error) {
 	return d, nil
 }
 
+// buffers are for FromReader: to clear a new one costs more than to hash a small file.
+var buffers = sync.Pool{New: func() any { return new([128 << 10]byte) }}
+
 // FromReader returns the digest of all that r holds, unless ctx ends before.
 func FromReader(ctx context.Context, r io.Reader) (Digest, error) {
 	h := sha256.New()
-	buf := make([]byte, 128<<10)
+	space := buffers.Get().(*[128 << 10]byte)
+	defer buffers.Put(space)
+	buf := space[:]
 	for {
 		n, err := r.Read(buf)
 		h.Write(buf[:n])
