@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 )
 
 // A Digest is a SHA-256 sum. The zero Digest means "nothing", for example an
@@ -42,9 +43,10 @@ func Parse(s string) (Digest, error) {
 // FromReader returns the digest of all that r holds, unless ctx ends before.
 func FromReader(ctx context.Context, r io.Reader) (Digest, error) {
 	h := sha256.New()
-	buf := make([]byte, 128<<10)
+	buf := buffers.Get().(*[128 << 10]byte)
+	defer buffers.Put(buf)
 	for {
-		n, err := r.Read(buf)
+		n, err := r.Read(buf[:])
 		h.Write(buf[:n])
 		if err == io.EOF {
 			return Digest(h.Sum(nil)), nil
@@ -57,6 +59,9 @@ func FromReader(ctx context.Context, r io.Reader) (Digest, error) {
 		}
 	}
 }
+
+// buffers are for many small files: a new one for each costs more than to hash it.
+var buffers = sync.Pool{New: func() any { return new([128 << 10]byte) }}
 
 // Hex returns the 64 hex digits without the algorithm.
 func (d Digest) Hex() string { return hex.EncodeToString(d[:]) }
