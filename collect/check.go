@@ -8,6 +8,7 @@ import (
 
 	"github.com/seed0570efb0/build/cache"
 	"github.com/seed0570efb0/build/internal/digest"
+	"github.com/seed0570efb0/build/snapshot"
 	"github.com/seed0570efb0/build/source"
 )
 
@@ -171,7 +172,8 @@ func (k *checker) chains(ctx context.Context) error {
 // records reads what is remembered to save time.
 func (k *checker) records(ctx context.Context) error {
 	isJSON := func(b []byte) bool { return json.Valid(b) }
-	for pattern, whole := range map[string]func([]byte) bool{"contexts/*/*": source.IsStatIndex, "remote/*/*": isJSON, "host/*.json": isJSON, deepFile: isJSON} {
+	for pattern, whole := range map[string]func([]byte) bool{"contexts/*/*": source.IsStatIndex, "remote/*/*": isJSON, "host/*.json": isJSON, deepFile: isJSON,
+		snapshot.ChunkDir + "/*/*": snapshot.IsChunkList} {
 		err := k.each(pattern, func(name string) error {
 			b, err := k.Disk.ReadFile(name)
 			if errors.Is(err, fs.ErrNotExist) {

@@ -219,14 +219,15 @@ func (e *eviction) layer(l *layer) error {
 		if l.inv.blobs[d]--; l.inv.blobs[d] > 0 || l.inv.named[d] {
 			continue
 		}
-		if err := e.trash.Take(cache.BlobFile(d)); err != nil {
+		if err := errors.Join(e.trash.Take(cache.BlobFile(d)), e.trash.Take(snapshot.ChunkFile(d))); err != nil {
 			return err
 		}
 	}
 	return e.Layers.EvictLayer(e.trash, l.id, l.pulled && l.forms.Elsewhere)
 }
 
-// garbage removes layers that are in no chain and blobs that nothing names, unless somebody is about to name them.
+// garbage removes layers that are in no chain, blobs that nothing names, unless somebody is about to name them, and lists of chunks of
+// blobs that are gone.
 func (e *eviction) garbage(held func(digest.Digest) bool) error {
 	for _, l := range e.inv.layers {
 		if l.orphan && !held(l.id) && !l.pulled {
@@ -238,6 +239,14 @@ func (e *eviction) garbage(held func(digest.Digest) bool) error {
 	for d, err := range e.Disk.Digests(cache.BlobDir) {
 		if err == nil && e.inv.blobs[d] == 0 && !e.inv.named[d] && !held(d) {
 			err = e.trash.Take(cache.BlobFile(d))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for d, err := range e.Disk.Digests(snapshot.ChunkDir) {
+		if err == nil && e.Disk.Used(cache.BlobFile(d)).IsZero() {
+			err = e.trash.Take(snapshot.ChunkFile(d))
 		}
 		if err != nil {
 			return err

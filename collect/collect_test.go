@@ -175,6 +175,37 @@ func TestWhatTagsNeedStays(t *testing.T) {
 	}
 }
 
+// The list of a blob's chunks counts with the layer, and goes with it.
+func TestChunkListsGoWithTheirBlobs(t *testing.T) {
+	w := newWorld(t, t.TempDir())
+	id := w.step(digest.Digest{}, "layer", 5_000_000, 0)
+	chain, err := w.Layers.Chain(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := w.list().Records[0].Size
+	blob, err := w.Layers.Compressed(t.Context(), chain, snapshot.Compression{MediaType: snapshot.MediaTypeTarGzip})
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := w.Disk.ReadFile(snapshot.ChunkFile(blob.Digest))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := w.list().Records[0]; r.Size < before+blob.Size+int64(len(list)) {
+		t.Errorf("%d bytes, with a blob of %d and its list of %d it is %d", before, blob.Size, len(list), r.Size)
+	}
+	nobody := digest.Of([]byte("a blob that was lost"))
+	if err := w.Disk.WriteFile(snapshot.ChunkFile(nobody), list); err != nil {
+		t.Fatal(err)
+	}
+	w.Disk.Close()
+	w.evict(everything())
+	for d := range w.Disk.Digests(snapshot.ChunkDir) {
+		t.Errorf("the list of %s is left", d)
+	}
+}
+
 // A base image can be had again: its layers go, what is known of it stays.
 func TestPulledImagesCanGo(t *testing.T) {
 	w := newWorld(t, t.TempDir())

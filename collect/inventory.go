@@ -138,7 +138,11 @@ func (c *Collector) listLayers(inv *Inventory) error {
 		for _, d := range l.forms.Blobs {
 			if inv.blobs[d]++; inv.blobs[d] == 1 {
 				n, _ := c.Disk.BlobSize(d)
-				l.size += n
+				list, err := c.meter.bytes(snapshot.ChunkFile(d))
+				if err != nil {
+					return err
+				}
+				l.size += n + list
 			}
 		}
 		inv.layers[id] = l

@@ -81,6 +81,17 @@ func apart(a, b []File) (x, y map[string]File) {
 // named is how many changed files are named before the others are counted.
 const named = 3
 
+// Differences says what of a became another in b, as causes do: "etc/date changed, +tmp/x". It is "" when nothing did.
+func Differences(a, b iter.Seq[snapshot.Entry]) string {
+	var lists [2][]File
+	for i, entries := range []iter.Seq[snapshot.Entry]{a, b} {
+		for e := range entries {
+			lists[i] = append(lists[i], newFile(&e))
+		}
+	}
+	return changes(lists[0], lists[1], false)
+}
+
 // filesCause says in which way the files of one selection are not those of another. When the operations are not the same,
 // one may replace what the other takes from the files: modes and owners that it does not look at are no difference.
 func (l *Log) filesCause(old, now digest.Digest, otherOp bool) string {
@@ -89,6 +100,15 @@ func (l *Log) filesCause(old, now digest.Digest, otherOp bool) string {
 	if !ok1 || !ok2 {
 		return "the files changed"
 	}
+	text := changes(list1, list2, otherOp)
+	if text == "" && !otherOp {
+		return "the files have the same bytes in another arrangement" // hard links, or the names of sources
+	}
+	return text
+}
+
+// changes says what of a list became another in the other one.
+func changes(list1, list2 []File, otherOp bool) string {
 	before, after := apart(list1, list2)
 	var changed, dressed, added, gone []string // dressed: the same bytes in other clothes
 	for p, f := range after {
@@ -114,9 +134,6 @@ func (l *Log) filesCause(old, now digest.Digest, otherOp bool) string {
 	}
 	parts = append(parts, count("+", added)...)
 	parts = append(parts, count("-", gone)...)
-	if len(parts) == 0 && !otherOp {
-		return "the files have the same bytes in another arrangement" // hard links, or the names of sources
-	}
 	return strings.Join(parts, ", ")
 }
 

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/seed0570efb0/build/cache"
 	"github.com/seed0570efb0/build/internal/digest"
 )
 
@@ -237,6 +238,7 @@ func (s *Store) commitNew(parent digest.Digest, created time.Time, write func(w 
 	}
 	defer blob.Abort()
 	w := NewWriter(blob)
+	w.sum.h = blobHash{blob: blob}
 	if err := write(w); err != nil {
 		return digest.Digest{}, err
 	}
@@ -245,6 +247,18 @@ func (s *Store) commitNew(parent digest.Digest, created time.Time, write func(w 
 		return digest.Digest{}, err
 	}
 	return s.commit(parent, toc, created, func() error { _, err := blob.Commit(); return err })
+}
+
+// A blobHash is that of what a blob writer gets, which hashes it anyway.
+type blobHash struct {
+	nopHash
+	blob *cache.BlobWriter
+}
+
+// Sum implements hash.Hash.
+func (h blobHash) Sum(b []byte) []byte {
+	d := h.blob.Digest()
+	return append(b, d[:]...)
 }
 
 func (c *change) write(ctx context.Context, w *Writer) error {

@@ -6,7 +6,6 @@ import (
 	"io"
 
 	"github.com/klauspost/compress/zstd"
-	"github.com/klauspost/pgzip"
 )
 
 // A Compression is the form that blobs of layers are to have.
@@ -24,27 +23,19 @@ func (c Compression) takes(b Blob) bool {
 	if len(b.Origins) > 0 {
 		return !c.Force || b.MediaType == c.MediaType
 	}
-	return b.MediaType == c.MediaType && b.Level == c.Level
+	return b.MediaType == c.MediaType && b.Level == c.Level && (b.Format == compressorFormat || c.MediaType == MediaTypeTar)
 }
 
-// gzipLevel is where klauspost/compress gives archives about 5 % larger than gzip -6 in less
-// than a quarter of the time.
-const gzipLevel = 5
+// compressorFormat counts the changes of the bytes that compressor gives for the same input. What is kept of another one is made again,
+// so that the digest of an image does not depend on which version of this program has built it before.
+const compressorFormat = 1
 
-// gzipBlock is the size of the pieces that gzip compresses in parallel. It is fixed, so that the
-// bytes do not depend on the number of cores.
-const gzipBlock = 1 << 20
-
-func compressor(w io.Writer, as Compression) (io.WriteCloser, error) {
+func (s *Store) compressor(w io.Writer, as Compression) (io.WriteCloser, error) {
 	switch as.MediaType {
 	case MediaTypeTar:
 		return nopCloser{w}, nil
 	case MediaTypeTarGzip:
-		z, err := pgzip.NewWriterLevel(w, cmp.Or(as.Level, gzipLevel))
-		if err != nil {
-			return nil, err
-		}
-		return z, z.SetConcurrency(gzipBlock, 8)
+		return s.newGzipWriter(w, cmp.Or(as.Level, gzipLevel))
 	case MediaTypeTarZstd:
 		level := zstd.SpeedDefault
 		if as.Level > 0 {

@@ -42,7 +42,7 @@ func (s *Store) Used(id digest.Digest) time.Time { return s.disk.Used(chainFile(
 type Forms struct {
 	Dir   string          // its folder, relative to the store
 	Trees []string        // in the folder
-	Blobs []digest.Digest // of the blobs that are here
+	Blobs []digest.Digest // of the blobs that are here; there may be a ChunkFile of each
 	// Elsewhere is set when an origin has the layer too.
 	Elsewhere bool
 }

@@ -23,6 +23,9 @@ type Store struct {
 	fetch Fetch
 	boot  string // the boot that new trees are made in
 
+	packed  chunkIndex    // chunks that are in compressed blobs
+	packing chan struct{} // a place for each chunk that is being compressed
+
 	chains sync.Map // digest.Digest -> *Chain
 	tocs   sync.Map // digest.Digest -> *TOC
 	used   sync.Map // digest.Digest -> true: chains that are held
@@ -33,7 +36,7 @@ type Fetch func(ctx context.Context, b Blob) (io.ReadCloser, error)
 
 // New returns a Store in disk.
 func New(disk *cache.Store, fetch Fetch) *Store {
-	return &Store{disk: disk, fetch: fetch, boot: cache.Boot()}
+	return &Store{disk: disk, fetch: fetch, boot: cache.Boot(), packed: chunkIndex{disk: disk}, packing: newSlots()}
 }
 
 // A Blob is a form of a layer that goes into images: the bytes of the tar, compressed or not.
@@ -42,8 +45,10 @@ type Blob struct {
 	// MediaType is that of the OCI image specification.
 	MediaType string `json:"mediaType"`
 	// Level is the level of compression it was made with, as a Compression has it. It says nothing of one that came with an image.
-	Level int   `json:"level,omitempty"`
-	Size  int64 `json:"size"` // in bytes
+	Level int `json:"level,omitempty"`
+	// Format is the compressorFormat it was made with. It is 0 for one that came with an image.
+	Format int   `json:"format,omitempty"`
+	Size   int64 `json:"size"` // in bytes
 	// Origins are repositories that have the blob, like "docker.io/library/debian".
 	Origins []string `json:"origins,omitempty"`
 	// Proved is set once the bytes were uncompressed and gave the layer. Until then it is
@@ -95,6 +100,7 @@ func (s *Store) AddBlob(ctx context.Context, layer digest.Digest, b Blob) error 
 			}
 		}
 		list[i].Proved = list[i].Proved || b.Proved
+		list[i].Format = max(list[i].Format, b.Format)
 		return list
 	})
 }
@@ -112,7 +118,7 @@ func (s *Store) editBlobs(ctx context.Context, layer digest.Digest, edit func([]
 	}
 	list := edit(slices.Clone(old))
 	if slices.EqualFunc(old, list, func(a, b Blob) bool {
-		return a.Digest == b.Digest && a.Proved == b.Proved && slices.Equal(a.Origins, b.Origins)
+		return a.Digest == b.Digest && a.Proved == b.Proved && a.Format == b.Format && slices.Equal(a.Origins, b.Origins)
 	}) {
 		return nil
 	}

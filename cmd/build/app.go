@@ -31,6 +31,7 @@ type app struct {
 	hosts     string // --registry-config
 	isolation string // --isolation
 	choice    choice // what enter made of it
+	verifies  bool   // $BUILD_DEBUG has verify
 
 	disk     *cache.Store
 	layers   *snapshot.Store

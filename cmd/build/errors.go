@@ -77,6 +77,7 @@ func (a *app) explain(err error) (code int, text, hint string) {
 		store *cache.StoreError
 		image *source.ImageError
 		far   *source.RemoteError
+		other *verifyError
 	)
 	text = err.Error()
 	switch {
@@ -99,6 +100,8 @@ func (a *app) explain(err error) (code int, text, hint string) {
 		return exitFailed, text, image.Hint
 	case errors.As(err, &far):
 		return exitFailed, text, far.Hint
+	case errors.As(err, &other):
+		return exitFailed, text, verifyHint
 	}
 	return exitFailed, text, cmp.Or(stepHint(err), a.privilegeHint(err))
 }

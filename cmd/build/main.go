@@ -20,7 +20,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/seed0570efb0/build/executor/sandbox"
-	"github.com/seed0570efb0/build/internal/digest"
 )
 
 func main() {
@@ -40,10 +39,10 @@ var errInterrupted = errors.New("interrupted")
 
 // run carries out one command line and returns the exit status.
 func run(args []string, std stdio) int {
-	if os.Getenv("BUILD_DEBUG") == "hash" {
-		digest.Trace = std.err
-	}
 	a := &app{stdio: std, isolation: envOr("BUILD_ISOLATION", autoIsolation)}
+	if err := a.setDebug(os.Getenv("BUILD_DEBUG"), std.err); err != nil {
+		return a.exit(err)
+	}
 	ctx, stop := interruptible(context.Background())
 	defer stop()
 	defer a.close()

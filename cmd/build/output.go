@@ -110,6 +110,9 @@ func planRecords(p *plan) error {
 func (a *app) produce(ctx context.Context, p *plan) ([]*exporter.Result, error) {
 	s := a.solver(p)
 	s.Executor, s.Observer, s.Expect = p.limited(a.recorder), a.recorder, a.recorder.Expect
+	if a.verifies {
+		p.verified = a.verify(s)
+	}
 	chains, err := s.SolveAll(ctx, p.roots())
 	a.executor.EndSteps()
 	if err != nil {

@@ -20,7 +20,9 @@ import (
 func (a *app) record(p *plan) {
 	r := a.newRecorder(p)
 	r.Observer = a.display
-	r.Because = func(v *llb.Vertex, c history.Cause) { a.display.Because(v, c.Text, c.Reason != history.FirstBuild) }
+	if !a.verifies {
+		r.Because = func(v *llb.Vertex, c history.Cause) { a.display.Because(v, c.Text, c.Reason != history.FirstBuild) }
+	}
 	a.recorder = r
 }
 
@@ -42,8 +44,12 @@ func (a *app) evicted(definition, content digest.Digest) (string, bool) {
 	return "", false
 }
 
-// endRecord keeps the record of the build, which has ended with err. Without it the next one says less.
+// endRecord keeps the record of the build, which has ended with err. Without it the next one says less. A build that ran what it could
+// reuse is no build to compare others with.
 func (a *app) endRecord(ctx context.Context, err error) {
+	if a.verifies {
+		return
+	}
 	status := history.Done
 	switch {
 	case errors.Is(context.Cause(ctx), errInterrupted):

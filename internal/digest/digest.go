@@ -46,11 +46,10 @@ var buffers = sync.Pool{New: func() any { return new([128 << 10]byte) }}
 // FromReader returns the digest of all that r holds, unless ctx ends before.
 func FromReader(ctx context.Context, r io.Reader) (Digest, error) {
 	h := sha256.New()
-	space := buffers.Get().(*[128 << 10]byte)
-	defer buffers.Put(space)
-	buf := space[:]
+	buf := buffers.Get().(*[128 << 10]byte)
+	defer buffers.Put(buf)
 	for {
-		n, err := r.Read(buf)
+		n, err := r.Read(buf[:])
 		h.Write(buf[:n])
 		if err == io.EOF {
 			return Digest(h.Sum(nil)), nil
