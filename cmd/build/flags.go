@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"net"
 	"os"
 	"runtime"
@@ -84,7 +85,9 @@ func envOr(name, value string) string {
 func planPlatforms(p *plan) error {
 	names := p.buildOptions.platforms
 	if len(names) == 0 {
-		names = []string{envOr("DOCKER_DEFAULT_PLATFORM", "local")}
+		name := os.Getenv("DOCKER_DEFAULT_PLATFORM")
+		p.platformImplied = name == ""
+		names = []string{cmp.Or(name, "local")}
 	}
 	for _, name := range names {
 		parsed, err := platforms.DefaultSpec(), error(nil)

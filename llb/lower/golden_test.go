@@ -160,6 +160,8 @@ func caseOptions(t *testing.T, text string) Options {
 			opt.Target = value
 		case "platform":
 			opt.Platform = platforms.Normalize(platforms.MustParse(value))
+		case "implied":
+			opt.PlatformImplied = true
 		case "arg":
 			opt.BuildArgs[name] = rest
 		case "label":
