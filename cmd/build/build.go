@@ -54,19 +54,18 @@ type plan struct {
 	stdin     *cache.TempDir
 	ignore    []string
 	platforms []ocispec.Platform
-	// platformImplied says that nobody asked for a platform.
-	platformImplied bool
-	args            map[string]string
-	labels          map[string]string
-	hostNet         bool // steps may use the network of the host
-	insecure        bool // steps may do without their sandbox's protection
-	rights          llb.Security
-	hosts           []llb.Host
-	epoch           *time.Time
-	outputs         []exporter.Output
-	secrets         map[string]source.Secret
-	agents          map[string]func(net.Conn)
-	index           []*source.StatIndex
+	implied   bool // nobody asked for a platform
+	args      map[string]string
+	labels    map[string]string
+	hostNet   bool // steps may use the network of the host
+	insecure  bool // steps may do without their sandbox's protection
+	rights    llb.Security
+	hosts     []llb.Host
+	epoch     *time.Time
+	outputs   []exporter.Output
+	secrets   map[string]source.Secret
+	agents    map[string]func(net.Conn)
+	index     []*source.StatIndex
 	// cacheLimit is how many bytes the store may take; 0 is no limit. enforce, when not nil, keeps it after a step.
 	cacheLimit int64
 	enforce    func(context.Context)
@@ -201,7 +200,7 @@ func (p *plan) roots() []*llb.Vertex {
 // names known to the executor.
 func (a *app) lowerOptions(p *plan) (lower.Options, error) {
 	opt := lower.Options{
-		Target: p.target, Platform: p.platforms[0], PlatformImplied: p.platformImplied, ShowPlatform: len(p.platforms) > 1, BuildPlatform: platforms.Normalize(platforms.DefaultSpec()),
+		Target: p.target, Platform: p.platforms[0], PlatformImplied: p.implied, ShowPlatform: len(p.platforms) > 1, BuildPlatform: platforms.Normalize(platforms.DefaultSpec()),
 		BuildArgs: p.args, Labels: p.labels, Hosts: p.hosts, Epoch: p.epoch, Network: llb.Network(p.network), AllowHostNetwork: p.hostNet, AllowInsecure: p.insecure, Security: p.rights,
 		Hostname: p.args["BUILDKIT_SANDBOX_HOSTNAME"],
 		NoCache:  p.noCache, NoCacheFilter: p.noCacheFilter, Ignore: p.ignore,

@@ -86,7 +86,7 @@ func planPlatforms(p *plan) error {
 	names := p.buildOptions.platforms
 	if len(names) == 0 {
 		name := os.Getenv("DOCKER_DEFAULT_PLATFORM")
-		p.platformImplied = name == ""
+		p.implied = name == ""
 		names = []string{cmp.Or(name, "local")}
 	}
 	for _, name := range names {
