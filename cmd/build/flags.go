@@ -98,6 +98,9 @@ func planPlatforms(p *plan) error {
 			return usagef("it looks like linux/amd64, or linux/amd64,linux/arm64", "--platform %s: %w", name, err)
 		}
 		parsed = platforms.Normalize(parsed)
+		if again, err := platforms.Parse(platforms.FormatAll(parsed)); err != nil || platforms.FormatAll(again) != platforms.FormatAll(parsed) {
+			return usagef("it looks like linux/amd64, or linux/amd64,linux/arm64", "--platform %s: there is no such platform", name)
+		}
 		same := func(o ocispec.Platform) bool { return platforms.FormatAll(o) == platforms.FormatAll(parsed) }
 		if !slices.ContainsFunc(p.platforms, same) {
 			p.platforms = append(p.platforms, parsed)
