@@ -109,6 +109,24 @@ func planPlatforms(p *plan) error {
 	return nil
 }
 
+// several reports whether the images are made as those of several platforms.
+func (p *plan) several() bool { return p.indexed || len(p.platforms) > 1 }
+
+// planIndex reads BUILDKIT_MULTI_PLATFORM, which makes an index over one image, too.
+func planIndex(p *plan) (err error) {
+	text := p.args["BUILDKIT_MULTI_PLATFORM"]
+	if text == "" {
+		return nil
+	}
+	if p.indexed, err = strconv.ParseBool(text); err != nil {
+		return usagef("it is true or false", "invalid boolean value for multi-platform: %s", text)
+	}
+	if !p.indexed && len(p.platforms) > 1 {
+		return usagef("leave BUILDKIT_MULTI_PLATFORM out", "conflicting config: returning multiple target platforms is not allowed")
+	}
+	return nil
+}
+
 // planFlags reads the flags whose values have a form.
 func planFlags(p *plan) error {
 	if err := planNetwork(p); err != nil {
@@ -135,6 +153,9 @@ func planFlags(p *plan) error {
 		return err
 	}
 	if p.rights, err = p.security.parse(); err != nil {
+		return err
+	}
+	if err := planIndex(p); err != nil {
 		return err
 	}
 	return planEpoch(p)
