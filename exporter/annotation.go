@@ -99,10 +99,11 @@ func newAnnotation(target, key, value string) (Annotation, error) {
 	return a, nil
 }
 
-// CheckAnnotations returns an error if some annotation has nothing to be put on in a build for n platforms.
-func (f *Form) CheckAnnotations(n int) error {
+// CheckAnnotations returns an error if some annotation has nothing to be put on in a build for several platforms, or
+// for one.
+func (f *Form) CheckAnnotations(several bool) error {
 	for _, a := range f.Annotations {
-		if n == 1 && (a.On == OnIndex || a.On == OnIndexDescriptor) {
+		if !several && (a.On == OnIndex || a.On == OnIndexDescriptor) {
 			return fmt.Errorf("annotation %s: index annotations not supported for single platform export", a.Key)
 		}
 	}

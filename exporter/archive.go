@@ -22,7 +22,7 @@ import (
 // "docker load" reads that does not know the layout.
 func (x *Exporter) layout(ctx context.Context, images []*Image, out Output, names []string) (*ocispec.Descriptor, error) {
 	docker := out.Type == TypeDocker
-	if docker && len(images) > 1 {
+	if docker && x.several(images) {
 		return nil, errors.New("docker load takes one platform only: use type=oci for several")
 	}
 	p, err := x.pack(ctx, images, out.Form, true)

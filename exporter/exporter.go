@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/distribution/reference"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	ocidigest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -41,7 +42,12 @@ type Exporter struct {
 	Progress func(text string, current, total int64)
 	// Warn, when not nil, is told what a place could not take.
 	Warn func(text string)
+	// Index treats one image as one of several: places that know indexes get one over it, others a folder for its platform.
+	Index bool
 }
+
+// several reports whether images are written as those of several platforms.
+func (x *Exporter) several(images []*Image) bool { return x.Index || len(images) > 1 }
 
 // A Result says what came of a build in a place.
 type Result struct {
@@ -104,7 +110,7 @@ func (x *Exporter) to(ctx context.Context, images []*Image, out Output, r *Resul
 // Metadata returns what --metadata-file says of r, under the keys of buildx.
 func (r *Result) Metadata() map[string]any {
 	m := map[string]any{}
-	if len(r.Configs) == 1 {
+	if len(r.Configs) == 1 && (r.Manifest == nil || !types.MediaType(r.Manifest.MediaType).IsIndex()) {
 		m["containerimage.config.digest"] = r.Configs[0].String()
 	}
 	if r.Manifest != nil {

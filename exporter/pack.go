@@ -36,7 +36,7 @@ const packers = 4
 
 // pack brings images into a form. With here set, layers that are only known to be in a registry are downloaded.
 func (x *Exporter) pack(ctx context.Context, images []*Image, f Form, here bool) (*packed, error) {
-	f, err := x.settle(f, len(images))
+	f, err := x.settle(f, x.several(images))
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +67,7 @@ func (x *Exporter) pack(ctx context.Context, images []*Image, f Form, here bool)
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	return p, p.describe(f)
+	return p, p.describe(f, x.several(images))
 }
 
 // compression returns how layers are compressed: with gzip, unless something else is said.
@@ -79,10 +79,10 @@ func (f *Form) compression() snapshot.Compression {
 	return c
 }
 
-// settle completes a form for n images, and says what cannot be as it was asked for.
-func (x *Exporter) settle(f Form, n int) (Form, error) {
+// settle completes a form, for several images or one, and says what cannot be as it was asked for.
+func (x *Exporter) settle(f Form, several bool) (Form, error) {
 	f.Compression = f.compression()
-	if err := f.CheckAnnotations(n); err != nil {
+	if err := f.CheckAnnotations(several); err != nil {
 		return f, err
 	}
 	why := ""
@@ -100,7 +100,7 @@ func (x *Exporter) settle(f Form, n int) (Form, error) {
 }
 
 // describe writes the manifests and the index, with the indentation that BuildKit uses: the same blobs give the same digest.
-func (p *packed) describe(f Form) (err error) {
+func (p *packed) describe(f Form, several bool) (err error) {
 	index := ocispec.Index{Versioned: version2, MediaType: f.mediaType(ocispec.MediaTypeImageIndex)}
 	for _, i := range p.images {
 		if err := i.describe(f); err != nil {
@@ -110,7 +110,7 @@ func (p *packed) describe(f Form) (err error) {
 		d.Platform = &i.Spec.Platform
 		index.Manifests = append(index.Manifests, d)
 	}
-	if p.desc = p.images[0].desc; len(p.images) == 1 {
+	if p.desc = p.images[0].desc; !several {
 		return nil
 	}
 	index.Annotations = f.annotations(OnIndex, nil)

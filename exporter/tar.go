@@ -19,7 +19,7 @@ import (
 // tar writes the root file systems as one tar, in the order of its paths. Owners are numbers; names of one file
 // stay so.
 func (x *Exporter) tar(ctx context.Context, images []*Image, out Output) error {
-	if len(images) > 1 && !out.splits(images) {
+	if len(images) > 1 && !x.splits(out, images) {
 		return errors.New("platform-split=false is not supported for a tar of several platforms")
 	}
 	return x.create(ctx, out.Dest, func(dst io.Writer) error {
@@ -44,11 +44,11 @@ func (x *Exporter) tar(ctx context.Context, images []*Image, out Output) error {
 }
 
 // splits reports whether each platform gets a folder of its own.
-func (o Output) splits(images []*Image) bool {
-	if o.Split != nil {
-		return *o.Split
+func (x *Exporter) splits(out Output, images []*Image) bool {
+	if out.Split != nil {
+		return *out.Split
 	}
-	return len(images) > 1
+	return x.several(images)
 }
 
 // platform returns the platform of an image as people write it.
@@ -61,7 +61,7 @@ type opener func() (io.ReadCloser, error)
 // of a file are hard links to its first.
 func (x *Exporter) files(ctx context.Context, images []*Image, out Output, f func(img *Image, e snapshot.Entry, open opener) error) error {
 	prefix := func(img *Image) string {
-		if !out.splits(images) {
+		if !x.splits(out, images) {
 			return ""
 		}
 		return strings.ReplaceAll(img.platform(), "/", "_")

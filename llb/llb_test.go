@@ -103,3 +103,21 @@ func TestMetaDoesNotCount(t *testing.T) {
 		t.Error("an input does not change the ID")
 	}
 }
+
+// An address is shown without what is secret in it, whether it is a right one or not.
+func TestNamesShowNoSecrets(t *testing.T) {
+	for address, want := range map[string]string{
+		"https://h/f?token=x#y":    "https://h/f",
+		"https://user:secret@h/f":  "https://h/f",
+		"ssh://git:secret@h/r":     "ssh://git@h/r",
+		"ssh://:secret@":           "ssh://@",
+		"https://u:sec%zzret@h/f":  "https://h/f",
+		"https://u:se@cret@h:x/@f": "https://f",
+		"git@h:r":                  "git@h:r",
+		"not an address":           "not an address",
+	} {
+		if got := (&llb.HTTP{URL: address}).Name(); got != want {
+			t.Errorf("%s is shown as %s, want %s", address, got, want)
+		}
+	}
+}

@@ -78,7 +78,10 @@ func redacted(address string) string {
 	address, _, _ = strings.Cut(address, "#")
 	address, _, _ = strings.Cut(address, "?")
 	u, err := url.Parse(address)
-	if err != nil || u.Host == "" {
+	if err != nil {
+		return withoutUser(address)
+	}
+	if u.Host == "" && u.User == nil {
 		return address
 	}
 	if u.Scheme == "ssh" && u.User != nil {
@@ -87,4 +90,13 @@ func redacted(address string) string {
 		u.User = nil
 	}
 	return u.String()
+}
+
+// withoutUser is redacted for what is no URL and yet looks like one.
+func withoutUser(address string) string {
+	scheme, rest, isURL := strings.Cut(address, "://")
+	if at := strings.LastIndexByte(rest, '@'); isURL && at >= 0 {
+		return scheme + "://" + rest[at+1:]
+	}
+	return address
 }

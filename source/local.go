@@ -52,17 +52,16 @@ type localDir struct {
 // NewLocal returns the folder dir seen through patterns, those of .dockerignore in order.
 // index, which may be nil, remembers digests of files between builds.
 func NewLocal(dir string, patterns []string, index *StatIndex) (*Local, error) {
-	root, err := safefs.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	l := &Local{dir: dir, root: root, index: index, dirs: map[string]*localDir{}, stamps: map[string]stamp{}, digests: map[string]hashed{}}
+	l := &Local{dir: dir, index: index, dirs: map[string]*localDir{}, stamps: map[string]stamp{}, digests: map[string]hashed{}}
+	var err error
 	if len(patterns) > 0 {
-		m, err := patternmatcher.New(patterns)
-		if err != nil {
+		if l.matcher, err = patternmatcher.New(patterns); err != nil {
 			return nil, fmt.Errorf("ignore patterns: %w", err)
 		}
-		l.matcher = m
+	}
+	l.root, err = safefs.Open(dir) // last: nothing is left open
+	if err != nil {
+		return nil, err
 	}
 	return l, nil
 }

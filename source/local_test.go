@@ -27,6 +27,7 @@ func paths(t testing.TB, dir string, patterns []string) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer l.Close()
 	var out []string
 	err = snapshot.Walk(l, ".", func(e snapshot.Entry) (bool, error) {
 		if e.Path != "." {
@@ -106,10 +107,11 @@ func FuzzIgnore(f *testing.F) {
 		if len(patterns) > 8 {
 			return
 		}
-		if _, err := NewLocal(dir, patterns, nil); err != nil {
+		l, err := NewLocal(dir, patterns, nil)
+		if err != nil {
 			return
 		}
-		l, _ := NewLocal(dir, patterns, nil)
+		defer l.Close()
 		if err := snapshot.Walk(l, ".", func(snapshot.Entry) (bool, error) { return true, nil }); err != nil {
 			return // a pattern that only shows to be wrong when it meets a path
 		}

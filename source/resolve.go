@@ -32,7 +32,8 @@ type Resolved struct {
 
 // Resolve finds out what ref means on platform p, whose zero value is that of this machine. ref is the name
 // of an image, or oci-layout://DIR[:tag|@digest]. What the store has under the name is taken without asking
-// a registry, unless pull is set. No layer is downloaded.
+// a registry, unless pull is set. No layer is downloaded. An image that is alone under its name stands for every platform;
+// its Spec tells which one it is for.
 func (m *Images) Resolve(ctx context.Context, ref string, p ocispec.Platform, pull bool) (*Resolved, error) {
 	if p.OS == "" {
 		p = platforms.DefaultSpec()
@@ -153,11 +154,8 @@ func (m *Images) fetch(ctx context.Context, o origin, id string, p ocispec.Platf
 		return nil, err
 	}
 	r.Spec = *spec
-	if spec.Architecture == "" { // an old image: it is taken for what was asked for
-		r.Platform = p
-	}
 	if !platforms.Only(p).Match(r.Platform) {
-		return nil, platformError(p, []string{platforms.Format(r.Platform)})
+		r.Platform = p // there is no other under this name, and many a config is wrong: whoever builds on it is told
 	}
 	if r.Config, err = m.disk.WriteBlob(raw); err != nil {
 		return nil, err

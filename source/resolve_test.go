@@ -112,13 +112,21 @@ func TestResolveIndex(t *testing.T) {
 	}
 }
 
-func TestWrongPlatform(t *testing.T) {
+// What is alone under its name is taken, now and from the store.
+func TestOnlyForAnotherPlatform(t *testing.T) {
 	testConfig(t)
 	host := testkit.Registry(t)
 	ref := testkit.PushImage(t, host, "app:1", onPlatform(t, smallImage(t), "linux", "riscv64"))
 	m := newImages(t)
-	_, err := m.Resolve(t.Context(), ref, amd64, false)
-	wantError(t, err, ErrPlatform, "want linux/amd64, there is linux/riscv64", "--platform")
+	for _, want := range []string{"from the registry", "from the store"} {
+		r, err := m.Resolve(t.Context(), ref, amd64, false)
+		if err != nil || r.Spec.Architecture != "riscv64" {
+			t.Fatalf("%s: %+v, %v", want, r, err)
+		}
+		if _, ok, err := m.Get(ref, amd64); !ok || err != nil {
+			t.Errorf("%s: it is not in the store: %v", want, err)
+		}
+	}
 }
 
 // Docker's media types are another name for the same bytes.

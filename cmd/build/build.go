@@ -54,6 +54,8 @@ type plan struct {
 	stdin     *cache.TempDir
 	ignore    []string
 	platforms []ocispec.Platform
+	implied   bool // nobody asked for a platform
+	indexed   bool // an index is made, even over one image
 	args      map[string]string
 	labels    map[string]string
 	hostNet   bool // steps may use the network of the host
@@ -203,7 +205,7 @@ func (p *plan) roots() []*llb.Vertex {
 // names known to the executor.
 func (a *app) lowerOptions(p *plan) (lower.Options, error) {
 	opt := lower.Options{
-		Target: p.target, Platform: p.platforms[0], ShowPlatform: len(p.platforms) > 1, BuildPlatform: platforms.Normalize(platforms.DefaultSpec()),
+		Target: p.target, Platform: p.platforms[0], PlatformImplied: p.implied, ShowPlatform: p.several(), BuildPlatform: platforms.Normalize(platforms.DefaultSpec()),
 		BuildArgs: p.args, Labels: p.labels, Hosts: p.hosts, Epoch: p.epoch, Network: llb.Network(p.network), AllowHostNetwork: p.hostNet, AllowInsecure: p.insecure, Security: p.rights,
 		Hostname: p.args["BUILDKIT_SANDBOX_HOSTNAME"],
 		NoCache:  p.noCache, NoCacheFilter: p.noCacheFilter, Ignore: p.ignore,

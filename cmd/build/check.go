@@ -118,19 +118,16 @@ func (a *app) warnAbout(p *plan, err error) {
 	}
 }
 
-// warnings returns what was found in the Dockerfile, each once: platforms mostly have the same.
+// warnings returns what was found in the Dockerfile. Platforms mostly have the same: of the later ones it is what is new.
 func (p *plan) warnings() []parser.Warning {
-	var out []parser.Warning
-	add := func(list []parser.Warning) {
-		for _, w := range list {
-			if !slices.Contains(out, w) {
+	out := slices.Clone(p.file.Warnings)
+	for i, l := range p.lowered {
+		before := out
+		for _, w := range l.Warnings {
+			if i == 0 || !slices.Contains(before, w) {
 				out = append(out, w)
 			}
 		}
-	}
-	add(p.file.Warnings)
-	for _, l := range p.lowered {
-		add(l.Warnings)
 	}
 	return out
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"net"
 	"os"
 	"runtime"
@@ -84,7 +85,9 @@ func envOr(name, value string) string {
 func planPlatforms(p *plan) error {
 	names := p.buildOptions.platforms
 	if len(names) == 0 {
-		names = []string{envOr("DOCKER_DEFAULT_PLATFORM", "local")}
+		name := os.Getenv("DOCKER_DEFAULT_PLATFORM")
+		p.implied = name == ""
+		names = []string{cmp.Or(name, "local")}
 	}
 	for _, name := range names {
 		parsed, err := platforms.DefaultSpec(), error(nil)
@@ -95,10 +98,31 @@ func planPlatforms(p *plan) error {
 			return usagef("it looks like linux/amd64, or linux/amd64,linux/arm64", "--platform %s: %w", name, err)
 		}
 		parsed = platforms.Normalize(parsed)
+		if again, err := platforms.Parse(platforms.FormatAll(parsed)); err != nil || platforms.FormatAll(again) != platforms.FormatAll(parsed) {
+			return usagef("it looks like linux/amd64, or linux/amd64,linux/arm64", "--platform %s: there is no such platform", name)
+		}
 		same := func(o ocispec.Platform) bool { return platforms.FormatAll(o) == platforms.FormatAll(parsed) }
 		if !slices.ContainsFunc(p.platforms, same) {
 			p.platforms = append(p.platforms, parsed)
 		}
+	}
+	return nil
+}
+
+// several reports whether the images are made as those of several platforms.
+func (p *plan) several() bool { return p.indexed || len(p.platforms) > 1 }
+
+// planIndex reads BUILDKIT_MULTI_PLATFORM, which makes an index over one image, too.
+func planIndex(p *plan) (err error) {
+	text := p.args["BUILDKIT_MULTI_PLATFORM"]
+	if text == "" {
+		return nil
+	}
+	if p.indexed, err = strconv.ParseBool(text); err != nil {
+		return usagef("it is true or false", "invalid boolean value for multi-platform: %s", text)
+	}
+	if !p.indexed && len(p.platforms) > 1 {
+		return usagef("leave BUILDKIT_MULTI_PLATFORM out", "conflicting config: returning multiple target platforms is not allowed")
 	}
 	return nil
 }
@@ -129,6 +153,9 @@ func planFlags(p *plan) error {
 		return err
 	}
 	if p.rights, err = p.security.parse(); err != nil {
+		return err
+	}
+	if err := planIndex(p); err != nil {
 		return err
 	}
 	return planEpoch(p)

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/term"
 
 	"github.com/seed0570efb0/build/exporter"
@@ -23,7 +24,7 @@ func planOutputs(p *plan) error {
 		if err != nil {
 			return &usageError{err: err}
 		}
-		if spec.Type == exporter.TypeDocker && len(p.platforms) > 1 {
+		if spec.Type == exporter.TypeDocker && p.several() {
 			return usagef("use type=oci for several platforms", "output %q: docker exporter does not currently support exporting manifest lists", text)
 		}
 		p.outputs = append(p.outputs, spec)
@@ -82,7 +83,7 @@ func planAnnotations(p *plan) error {
 		out := &p.outputs[i]
 		packs = packs || out.Packs()
 		out.Form.Annotations = append(list[:len(list):len(list)], out.Form.Annotations...)
-		if err := out.Form.CheckAnnotations(len(p.platforms)); err != nil && out.Packs() {
+		if err := out.Form.CheckAnnotations(p.several()); err != nil && out.Packs() {
 			return usagef("build for several platforms, or annotate the manifest", "%w", err)
 		}
 	}
@@ -136,7 +137,7 @@ func (a *app) produce(ctx context.Context, p *plan) ([]*exporter.Result, error) 
 		if out.Names == nil {
 			out.Names = p.tags
 		}
-		r, err := a.export(ctx, images, out)
+		r, err := a.export(ctx, images, out, p.indexed)
 		if err != nil {
 			return nil, err
 		}
@@ -145,8 +146,8 @@ func (a *app) produce(ctx context.Context, p *plan) ([]*exporter.Result, error) 
 	return results, nil
 }
 
-// export writes images to one place, and shows it.
-func (a *app) export(ctx context.Context, images []*exporter.Image, out exporter.Output) (*exporter.Result, error) {
+// export writes images to one place, with an index even over one if index is set, and shows it.
+func (a *app) export(ctx context.Context, images []*exporter.Image, out exporter.Output, index bool) (*exporter.Result, error) {
 	if out.Dest == "-" {
 		if f, ok := a.stdio.out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 			return nil, usagef("redirect it to a file, or name one with dest=", "an archive cannot be written to a terminal")
@@ -155,7 +156,7 @@ func (a *app) export(ctx context.Context, images []*exporter.Image, out exporter
 	step := a.display.Step("exporting to " + out.String())
 	x := &exporter.Exporter{
 		Disk: a.disk, Layers: a.layers, Tagger: a.images, Pusher: a.client, Stdout: a.stdio.out,
-		Progress: step.Status, Warn: a.display.Warn,
+		Progress: step.Status, Warn: a.display.Warn, Index: index,
 	}
 	r, err := x.Export(ctx, images, out)
 	if cause := context.Cause(ctx); err != nil && cause != nil {
@@ -181,17 +182,13 @@ func sayNames(step *progress.Step, r *exporter.Result) {
 // imageID returns what -q and --iidfile say: the ID of the image; of several the digest of the index over them, or,
 // where no output has one, all their IDs.
 func imageID(results []*exporter.Result) string {
-	r := results[0]
-	if len(r.Configs) == 1 {
-		return r.Configs[0].String()
-	}
 	for _, r := range results {
-		if r.Manifest != nil {
-			return string(r.Manifest.Digest)
+		if m := r.Manifest; m != nil && types.MediaType(m.MediaType).IsIndex() {
+			return string(m.Digest)
 		}
 	}
 	var ids []string
-	for _, id := range r.Configs {
+	for _, id := range results[0].Configs {
 		ids = append(ids, id.String())
 	}
 	return strings.Join(ids, "\n")

@@ -77,7 +77,7 @@ func (a *app) send(ctx context.Context, mode, ref string, out exporter.Output) e
 		return usagef("give it a name: build -t REGISTRY/NAME:TAG", "%s: only a name says where to push to", ref)
 	}
 	return a.retryDamaged(func() error {
-		_, err := a.export(ctx, images, out)
+		_, err := a.export(ctx, images, out, false)
 		return err
 	})
 }

@@ -34,7 +34,9 @@ func (s *stage) applyAdd(c *instructions.AddCommand) (err error) {
 	}
 	t.remote = func(src string) (*remote, error) { return s.remote(&expanded, src) }
 	for _, path := range expanded.SourcePaths {
-		s.lintIgnored("Add", path)
+		if parser.Remote(path) == "" {
+			s.lintIgnored("Add", path)
+		}
 	}
 	unpack := c.Unpack == nil || *c.Unpack
 	return s.transfer("ADD", t, s.mainContext(), unpack)

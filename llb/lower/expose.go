@@ -13,20 +13,21 @@ import (
 
 // applyExpose notes ports. Unlike elsewhere a variable may hold several words.
 func (s *stage) applyExpose(c *instructions.ExposeCommand) error {
-	var ports []string
+	var specs, ports []string
 	for _, word := range c.Ports {
 		words, err := s.lex.ProcessWords(word, s.env)
 		if err != nil {
 			return err
 		}
-		for _, w := range words {
-			s.lintPort(w)
-			more, err := parsePorts(w)
-			if err != nil {
-				return err
-			}
-			ports = append(ports, more...)
+		specs = append(specs, words...)
+	}
+	for _, spec := range specs {
+		s.lintPort(spec)
+		more, err := parsePorts(spec)
+		if err != nil {
+			return err
 		}
+		ports = append(ports, more...)
 	}
 	if s.image.Config.ExposedPorts == nil {
 		s.image.Config.ExposedPorts = map[string]struct{}{}
@@ -42,15 +43,15 @@ func (s *stage) applyExpose(c *instructions.ExposeCommand) error {
 // say, but has always been accepted.
 func parsePorts(spec string) ([]string, error) {
 	ip, host, container := splitPorts(spec)
-	container, proto, _ := strings.Cut(container, "/")
-	proto = strings.ToLower(proto)
+	container, written, _ := strings.Cut(container, "/")
+	proto := strings.ToLower(written)
 	switch {
 	case container == "":
 		return nil, fmt.Errorf("invalid port: %q: no port specified", spec)
 	case proto == "":
 		proto = "tcp"
 	case proto != "tcp" && proto != "udp" && proto != "sctp":
-		return nil, fmt.Errorf("invalid port: %q: invalid proto: %s", spec, proto)
+		return nil, fmt.Errorf("invalid port: %q: invalid proto: %s", spec, written)
 	}
 	if ip != "" && net.ParseIP(strings.Trim(ip, "[]")) == nil {
 		return nil, fmt.Errorf("invalid IP address: %s", ip)

@@ -126,17 +126,20 @@ func (l *lowering) resolve(ctx context.Context, target *stage) (map[*stage]bool,
 func (l *lowering) askImages(ctx context.Context, reached map[*stage]bool) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, s := range l.stages {
-		if !reached[s] || s.asked || s.parent != nil {
+		if s.asked || s.parent != nil {
+			continue
+		}
+		key, c, err := s.imageKey() // a bad name is an error wherever it stands
+		if err != nil {
+			group.Go(func() error { return err })
+			break
+		}
+		if !reached[s] {
 			continue
 		}
 		s.asked = true
 		if s.base == scratch && s.context == nil {
 			continue
-		}
-		key, c, err := s.imageKey()
-		if err != nil {
-			group.Go(func() error { return err })
-			break
 		}
 		if s.found = l.finds[key]; s.found != nil {
 			continue
@@ -309,11 +312,11 @@ func (s *stage) readConfig() error {
 
 func (s *stage) warnPlatform(have ocispec.Platform) {
 	want := s.platform
-	if s.isImage || s.context != nil || (want.OS == have.OS && want.Architecture == have.Architecture) {
+	if s.context != nil || (want.OS == have.OS && want.Architecture == have.Architecture) {
 		return
 	}
 	rule := &linter.RuleInvalidBaseImagePlatform
-	s.warnFrom(rule, rule.Format(s.from.BaseName, platforms.FormatAll(platforms.Normalize(want)), platforms.FormatAll(platforms.Normalize(have))))
+	s.warnFrom(rule, rule.Format(s.base, platforms.FormatAll(platforms.Normalize(want)), platforms.FormatAll(platforms.Normalize(have))))
 }
 
 // emptyImage returns the config of scratch.

@@ -160,6 +160,8 @@ func caseOptions(t *testing.T, text string) Options {
 			opt.Target = value
 		case "platform":
 			opt.Platform = platforms.Normalize(platforms.MustParse(value))
+		case "implied":
+			opt.PlatformImplied = true
 		case "arg":
 			opt.BuildArgs[name] = rest
 		case "label":
@@ -214,6 +216,8 @@ func fakeResolve(_ context.Context, ref string, p ocispec.Platform) (*Image, err
 		c.User, c.WorkingDir, c.Shell = "app", "/srv/", []string{"/bin/ash", "-c"}
 		c.Entrypoint, c.Labels = []string{"/init"}, map[string]string{"from": "base"}
 		c.Env = []string{"PATH=/opt/bin", "BASEVAR=base"}
+	case "versioned":
+		img.Config.OSVersion, img.Config.OSFeatures = "10.0.26100", []string{"feature"}
 	case "arm":
 		img.Config.Architecture = "arm64"
 	case "broken":

@@ -57,6 +57,8 @@ type Options struct {
 	Target string
 	// Platform is what is built, BuildPlatform where; both normalised.
 	Platform, BuildPlatform ocispec.Platform
+	// PlatformImplied says that nobody asked for Platform: the image is then for the platform of its base, whatever that is.
+	PlatformImplied bool
 	// ShowPlatform puts the platform into the names of steps, for builds of several.
 	ShowPlatform bool
 	// BuildArgs holds the values of --build-arg. An argument without a value is left out.
@@ -131,7 +133,9 @@ func Check(ctx context.Context, f *parser.File, opt Options) ([]parser.Warning, 
 		return f.Warnings, err
 	}
 	l.all = opt.Target == ""
-	_, err = l.run(ctx)
+	if _, err = l.run(ctx); err == nil {
+		err = f.CheckWarnings(l.warnings)
+	}
 	return slices.Concat(f.Warnings, l.warnings), err
 }
 
@@ -298,7 +302,10 @@ func (l *lowering) result(target *stage) *Result {
 		}
 		maps.Copy(img.Config.Labels, l.opt.Labels)
 	}
-	setPlatform(&img.Platform, l.opt.Platform)
+	if !l.opt.PlatformImplied {
+		setPlatform(&img.Platform, l.opt.Platform)
+	}
+	img.Platform = platforms.Normalize(img.Platform)
 	img.Created = nil
 	img.RootFS = ocispec.RootFS{Type: "layers"}
 	return &Result{
@@ -311,7 +318,7 @@ func (l *lowering) result(target *stage) *Result {
 	}
 }
 
-// setPlatform makes p the target platform, whatever the base was made for. The
+// setPlatform makes p the target platform, which was asked for, whatever the base was made for. The
 // base's variant and OS version stand if the target leaves them open.
 func setPlatform(p *ocispec.Platform, target ocispec.Platform) {
 	same := p.OS == target.OS && p.Architecture == target.Architecture
@@ -325,5 +332,4 @@ func setPlatform(p *ocispec.Platform, target ocispec.Platform) {
 	if target.OSFeatures != nil {
 		p.OSFeatures = slices.Clone(target.OSFeatures)
 	}
-	*p = platforms.Normalize(*p)
 }

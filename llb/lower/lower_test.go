@@ -255,7 +255,7 @@ func TestParsePorts(t *testing.T) {
 		"::1:1:80":           "80/tcp",
 		"":                   `invalid port: "": no port specified`,
 		"/tcp":               `invalid port: "/tcp": no port specified`,
-		"80/x":               `invalid port: "80/x": invalid proto: x`,
+		"80/Xy":              `invalid port: "80/Xy": invalid proto: Xy`,
 		"65536":              "invalid containerPort: 65536",
 		"-1":                 "invalid containerPort: -1",
 		"90-80":              "invalid containerPort: 90-80",

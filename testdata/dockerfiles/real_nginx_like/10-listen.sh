@@ -1,0 +1,2 @@
+#!/bin/sh
+echo "listen 80;" > /etc/nginx/conf.d/listen.conf
