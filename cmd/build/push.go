@@ -21,7 +21,7 @@ func (a *app) pushCommand() *cobra.Command {
 			return a.send(c.Context(), mode, args[0], exporter.Output{Type: exporter.TypeRegistry})
 		},
 	}
-	c.Flags().StringVar(&mode, "progress", envOr("BUILDKIT_PROGRESS", "auto"), "how to show progress: auto, tty, plain, rawjson or quiet")
+	c.Flags().StringVar(&mode, "progress", envOr("BUILDKIT_PROGRESS", "auto"), "the `MODE` of showing progress: auto, tty, plain, rawjson or quiet")
 	return c
 }
 

@@ -241,10 +241,12 @@ func (m *Mount) file(stage string, attrs uint64) (int, error) {
 		}
 		b = b[n:]
 	}
-	if m.UID|m.GID != 0 { // it is root's already, and before Linux 6.6 no file in memory can be marked
-		if err := owners.Chown(fmt.Sprintf("/proc/self/fd/%d", fd), m.UID, m.GID); err != nil {
-			return -1, fmt.Errorf("owner %d:%d: %w", m.UID, m.GID, err)
-		}
+	err = owners.Chown(fmt.Sprintf("/proc/self/fd/%d", fd), m.UID, m.GID)
+	if err == unix.ENOTSUP && owners.OneID() {
+		err = nil // before Linux 6.6 it can carry no mark; with one id every process may use it as its owner does
+	}
+	if err != nil {
+		return -1, fmt.Errorf("owner %d:%d: %w", m.UID, m.GID, err)
 	}
 	if err := unix.Fchmod(fd, m.Mode); err != nil {
 		return -1, err

@@ -184,6 +184,10 @@ func TestFileInMemory(t *testing.T) {
 	spec := sh(t, `cat /in/secret; stat -c '%a %u %g %h' /in/secret; ! echo 2>&- > /in/secret; ! rm /in/secret 2>&-`)
 	spec.Mounts = []sandbox.Mount{{Type: sandbox.MountFile, Target: "/in/secret", ReadOnly: true, Content: []byte("text\n"), Mode: 0o640}}
 	expect(t, spec, "text\n640 0 0 1\n")
+
+	spec = sh(t, "cat /in/secret")
+	spec.Mounts = []sandbox.Mount{{Type: sandbox.MountFile, Target: "/in/secret", Content: []byte("text\n"), Mode: 0o640, UID: 1000, GID: 1001}}
+	expect(t, spec, "text\n")
 }
 
 func TestTmpfsMount(t *testing.T) {
