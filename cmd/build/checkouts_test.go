@@ -40,7 +40,7 @@ func (c *checkout) run(umask string, args ...string) string {
 	c.t.Helper()
 	cmd := exec.Command("sh", append([]string{"-c", "umask " + umask + ` && exec "$0" "$@"`}, args...)...)
 	cmd.Dir = c.dir
-	cmd.Env = append(os.Environ(), append([]string{"BUILD_ROOT=" + c.store, "SOURCE_DATE_EPOCH=1700000000", "GORACE=atexit_sleep_ms=0"}, c.env...)...)
+	cmd.Env = append(os.Environ(), append([]string{"BUILD_ROOT=" + c.store, "SOURCE_DATE_EPOCH=1700000000"}, c.env...)...)
 	if c.user != nil {
 		c.user.Become(cmd)
 	}

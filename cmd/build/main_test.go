@@ -21,6 +21,7 @@ import (
 // -race or -cover that is what they run.
 func TestMain(m *testing.M) {
 	sandbox.Main()
+	os.Setenv("GORACE", "atexit_sleep_ms=0") // or each process of a -race test takes a second to end
 	// Scripts wait for other processes more than they work. The command line still wins.
 	if f := flag.Lookup("test.parallel"); f != nil {
 		f.Value.Set("4")
@@ -44,8 +45,14 @@ func TestScripts(t *testing.T) {
 		t.Run("user", func(t *testing.T) { runScripts(t, scripts) })
 		return
 	}
-	t.Run("root", func(t *testing.T) { runScripts(t, scripts) })
-	t.Run("user", func(t *testing.T) { asOrdinaryUser(t, scripts) })
+	t.Run("root", func(t *testing.T) {
+		t.Parallel()
+		runScripts(t, scripts)
+	})
+	t.Run("user", func(t *testing.T) {
+		t.Parallel()
+		asOrdinaryUser(t, scripts)
+	})
 }
 
 // asOrdinaryUser runs this test program again, with what it needs in a folder that everybody can read: the

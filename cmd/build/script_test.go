@@ -44,7 +44,7 @@ func setup(env *testscript.Env, disk string) error {
 	for k, v := range map[string]string{
 		"REGISTRY": r.host, "BUILD_ROOT": store, "SMALL_DISK": disk,
 		"HOME": home, "DOCKER_CONFIG": filepath.Join(home, ".docker"),
-		"GORACE": "atexit_sleep_ms=0", // or each process of a -race test takes a second to end
+		"GORACE": os.Getenv("GORACE"),
 	} {
 		env.Setenv(k, v)
 	}

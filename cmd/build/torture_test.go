@@ -78,7 +78,7 @@ func newVictim(t *testing.T, random *rand.Rand) *victim {
 	ref := testkit.PushImage(t, host, "busybox:latest", testkit.Busybox(t))
 	dir := testkit.OpenDir(t)
 	v := &victim{t: t, random: random, dir: dir, context: filepath.Join(dir, "context"), registry: host, events: map[string]int{}}
-	v.env = append(os.Environ(), "BUILD_ROOT="+filepath.Join(dir, "store"), "HOME="+dir, "DOCKER_CONFIG="+dir, "GORACE=atexit_sleep_ms=0")
+	v.env = append(os.Environ(), "BUILD_ROOT="+filepath.Join(dir, "store"), "HOME="+dir, "DOCKER_CONFIG="+dir)
 	dockerfile := fmt.Sprintf(`FROM %[1]s AS a
 ARG N
 COPY f /in/

@@ -23,6 +23,7 @@ const modeVariable = "SANDBOX_TEST_MODE"
 
 func TestMain(m *testing.M) {
 	sandbox.Main()
+	os.Setenv("GORACE", "atexit_sleep_ms=0") // or each process of a -race test takes a second to end
 	attackIfAsked()
 	if os.Getenv(clientVariable) != "" {
 		if err := runClient(os.Args[1:]); err != nil {
