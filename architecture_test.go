@@ -15,14 +15,15 @@ const module = "github.com/seed0570efb0/build/"
 // allowed says which packages of this module a package may import, besides internal/digest, which is open to
 // all. It is the package map of docs/architecture.md; an arrow that is not here is a mistake in the design.
 var allowed = map[string][]string{
-	"cmd/build": {"cache", "collect", "executor", "executor/sandbox", "exporter", "history", "internal/progress", "internal/userns",
+	"cmd/build": {"cache", "collect", "executor", "executor/cdi", "executor/sandbox", "exporter", "history", "internal/progress", "internal/userns",
 		"llb", "llb/lower", "parser", "snapshot", "solver", "source"},
 	"parser":                   {},
 	"llb":                      {},
 	"llb/lower":                {"llb", "parser"},
 	"solver":                   {"cache", "llb"},
 	"cache":                    {},
-	"executor":                 {"cache", "executor/sandbox", "executor/sandbox/seccomp", "executor/sandbox/uplink", "internal/owners", "llb", "snapshot"},
+	"executor":                 {"cache", "executor/cdi", "executor/sandbox", "executor/sandbox/seccomp", "executor/sandbox/uplink", "internal/owners", "llb", "snapshot"},
+	"executor/cdi":             {},
 	"executor/sandbox":         {"executor/sandbox/oneuid", "executor/sandbox/seccomp", "executor/sandbox/uplink", "internal/owners"},
 	"executor/sandbox/oneuid":  {"executor/sandbox/seccomp", "internal/owners"},
 	"executor/sandbox/seccomp": {},

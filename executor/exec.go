@@ -12,6 +12,7 @@ import (
 	"github.com/docker/go-units"
 
 	"github.com/seed0570efb0/build/cache"
+	"github.com/seed0570efb0/build/executor/cdi"
 	"github.com/seed0570efb0/build/executor/sandbox"
 	"github.com/seed0570efb0/build/executor/sandbox/seccomp"
 	"github.com/seed0570efb0/build/internal/digest"
@@ -47,10 +48,14 @@ func OutOfMemory(used, limit int64) string {
 
 // exec runs an Exec operation on its first input; what the process changes there is the new layer.
 func (x *Executor) exec(ctx context.Context, v *llb.Vertex, op *llb.Exec, inputs []digest.Digest) (digest.Digest, error) {
+	devices, err := x.edits(op.Devices)
+	if err != nil {
+		return digest.Digest{}, err
+	}
 	c, err := x.prepare(ctx, inputs[0], process{
 		Args: op.Args, Env: append(op.Env[:len(op.Env):len(op.Env)], op.Proxy...), Cwd: op.Cwd, User: op.User,
 		Network: op.Network, Hostname: op.Hostname, Hosts: op.Hosts, Security: op.Security,
-		Mounts: op.Mounts, Vertex: v, Inputs: inputs,
+		Devices: devices, Mounts: op.Mounts, Vertex: v, Inputs: inputs,
 	})
 	if err != nil {
 		return digest.Digest{}, err
@@ -87,6 +92,7 @@ type process struct {
 	CapAdd    []string
 	CapDrop   []string
 	Volumes   []sandbox.Mount // of host files and memory
+	Devices   *cdi.Edits      // what the devices of the process take, when it has any
 
 	// Mounts refer to Inputs, the results of the inputs of Vertex.
 	Mounts []llb.Mount
@@ -227,6 +233,9 @@ func (c *container) files(ctx context.Context) error {
 		if err := c.mount(sandbox.Mount{Type: sandbox.MountBind, Source: source, Target: target}, snapshot.Regular); err != nil {
 			return err
 		}
+	}
+	if err := c.devices(); err != nil {
+		return err
 	}
 	if err := c.volumes(); err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/seed0570efb0/build/cache"
+	"github.com/seed0570efb0/build/executor/cdi"
 	"github.com/seed0570efb0/build/executor/sandbox"
 	"github.com/seed0570efb0/build/internal/digest"
 	"github.com/seed0570efb0/build/llb"
@@ -33,6 +34,8 @@ type Executor struct {
 	Secrets func(id string) ([]byte, bool, error)
 	// Agents serve connections to SSH agents, by ID. A function returns when its connection ends.
 	Agents map[string]func(net.Conn)
+	// Devices are those that steps may name.
+	Devices *cdi.Registry
 	// Root is how the roots of processes are made.
 	Root sandbox.RootKind
 	// OwnNamespace says that this process is in a user namespace that was made for it, where it may register emulators.

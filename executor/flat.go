@@ -89,7 +89,11 @@ func (c *container) inChroot() error {
 			return err
 		}
 	}
-	return sandbox.FillDev(c.tmp.Join("flat", "dev"))
+	devices, err := c.copiedDevices()
+	if err != nil {
+		return err
+	}
+	return sandbox.FillDev(c.tmp.Join("flat", "dev"), devices)
 }
 
 // commit makes the layer of what the process of c has changed; links tells owners that no file can.

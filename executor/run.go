@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/seed0570efb0/build/executor/cdi"
 	"github.com/seed0570efb0/build/executor/sandbox"
 	"github.com/seed0570efb0/build/internal/digest"
 	"github.com/seed0570efb0/build/llb"
@@ -23,6 +24,7 @@ type RunSpec struct {
 	CapAdd    []string // see sandbox.ChangeCaps
 	CapDrop   []string
 	Volumes   []sandbox.Mount // what is shown of the host, and folders in memory
+	Devices   *cdi.Edits      // what devices of the host take, when there are any
 	ReadOnly  bool            // the root cannot be changed
 	Init      bool            // see sandbox.Spec
 
@@ -43,7 +45,7 @@ func (x *Executor) Run(ctx context.Context, root digest.Digest, r RunSpec) (sand
 	}
 	c, err := x.prepare(ctx, root, process{
 		Args: r.Args, Env: withDefault(r.Env, "HOSTNAME", r.Hostname), Cwd: r.Cwd, User: r.User, Network: r.Network, Hostname: r.Hostname, Hosts: r.Hosts,
-		Security: r.Security, CapAdd: r.CapAdd, CapDrop: r.CapDrop, Volumes: r.Volumes,
+		Security: r.Security, CapAdd: r.CapAdd, CapDrop: r.CapDrop, Volumes: r.Volumes, Devices: r.Devices,
 	})
 	if err != nil {
 		return sandbox.Status{}, err

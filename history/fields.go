@@ -141,6 +141,10 @@ func (f *fields) exec(op *llb.Exec, argument Namer) {
 	for _, h := range op.Hosts {
 		f.add("host "+h.Name, h.IP)
 	}
+	for _, d := range op.Devices {
+		f.set("--device="+d.Name, true)
+		f.set("--device="+d.Name+",required", d.Required)
+	}
 	for i := range op.Mounts {
 		m := &op.Mounts[i]
 		f.add("mount "+strings.TrimSpace(string(m.Type)+" "+m.Target), mountText(m))

@@ -77,6 +77,12 @@ func (d *dumper) op(op Op) {
 		for i := range op.Mounts {
 			d.mount(&op.Mounts[i])
 		}
+		for _, dev := range op.Devices {
+			d.line("device %s", dev.Name)
+			if dev.Required {
+				d.line("  required")
+			}
+		}
 	case *File:
 		for _, a := range op.Actions {
 			d.action(a)

@@ -30,7 +30,7 @@ func full() []llb.Op {
 				{Type: llb.MountTmpfs, Target: "/t", Size: 1},
 				{Type: llb.MountSecret, Target: "/s", ID: "s", Required: true, Env: "S", Access: &llb.Access{}},
 				{Type: llb.MountSSH, Target: "/a", ID: "default", Access: &llb.Access{Mode: 0o600}},
-			}},
+			}, Devices: []llb.Device{{Name: "d", Required: true}}},
 		&llb.File{Actions: []llb.Action{
 			&llb.Copy{From: 1, Sources: []llb.Source{{Path: "/a", Wildcard: true, Include: "i", Required: true}}, Exclude: []string{"e"},
 				Dest: "/d", Owner: &llb.Owner{Text: "1:2"}, Mode: "0640", Unpack: true},

@@ -65,6 +65,16 @@ type Exec struct {
 	Proxy []string
 	// Mounts are made over the root; of two on one path the later one shows.
 	Mounts []Mount
+	// Devices are those of the host that the process may use. What is behind their names is not hashed.
+	Devices []Device
+}
+
+// A Device names devices of the host, as the Container Device Interface does: "vendor/class=name". How a host describes them is
+// its own business; the step counts as the same one wherever it runs.
+type Device struct {
+	Name string
+	// Required makes it an error that there is none.
+	Required bool
 }
 
 // A Host is a line of /etc/hosts. IP may be HostGateway.
@@ -124,6 +134,10 @@ func (o *Exec) hash(h *digest.Hasher) {
 	h.Int("mounts", int64(len(o.Mounts)))
 	for i := range o.Mounts {
 		o.Mounts[i].hash(h)
+	}
+	for _, d := range o.Devices {
+		h.String("device", d.Name)
+		h.Bool("device required", d.Required)
 	}
 }
 

@@ -89,9 +89,6 @@ func (o Options) Parse(name string, data []byte) (*File, error) {
 	if len(f.Stages) == 0 {
 		return nil, &Error{File: name, Msg: "dockerfile contains no stages to build"}
 	}
-	if err := f.supported(); err != nil {
-		return nil, err
-	}
 	return f, nil
 }
 
@@ -99,9 +96,6 @@ func (o Options) Parse(name string, data []byte) (*File, error) {
 func (f *File) Trigger(text string, loc []dfparser.Range) (instructions.Command, error) {
 	fail := func(err error) (instructions.Command, error) {
 		e := &Error{File: f.Name, Msg: err.Error(), Err: err}
-		if inner := (*Error)(nil); errors.As(err, &inner) {
-			e.Msg, e.Hint = inner.Msg, inner.Hint
-		}
 		e.Start, e.End = lines(loc)
 		e.Msg = fmt.Sprintf("ONBUILD %s: %s", firstLine(text), e.Msg)
 		return nil, e
@@ -117,9 +111,6 @@ func (f *File) Trigger(text string, loc []dfparser.Range) (instructions.Command,
 	node.StartLine, node.EndLine = lines(loc)
 	cmd, err := instructions.ParseCommand(node)
 	if err != nil {
-		return fail(err)
-	}
-	if err := f.Supports(cmd); err != nil {
 		return fail(err)
 	}
 	return cmd, nil

@@ -28,6 +28,7 @@ type Store struct {
 
 	chains sync.Map // digest.Digest -> *Chain
 	tocs   sync.Map // digest.Digest -> *TOC
+	views  sync.Map // digest.Digest -> *View: those of chains
 	used   sync.Map // digest.Digest -> true: chains that are held
 }
 

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"sort"
 	"strings"
 
 	"github.com/seed0570efb0/build/internal/digest"
@@ -13,52 +12,69 @@ import (
 )
 
 // A View is a chain seen as one root file system, from the tables of contents of its
-// layers. It implements Tree. Nothing is unpacked for it.
+// layers. It implements Tree. Nothing is unpacked for it. It is made of the view of the chain below, with
+// which it shares what it knows: a chain costs as much as it has entries, not that for each of its layers.
 type View struct {
 	store *Store
-	parts []part // the topmost first
-}
-
-// A part is a layer of a view.
-type part struct {
-	*TOC
+	// below is the view of what is seen through the topmost layer: nothing, when that layer hides all.
+	below *View
+	// chain and toc are the topmost layer. They are nil in the view of scratch.
 	chain *Chain
-	// linked holds the paths of files that the layer has other names for.
-	linked map[string]bool
-}
-
-func newPart(t *TOC, c *Chain) part {
-	p := part{TOC: t, chain: c}
-	for i := range t.Entries {
-		if t.Entries[i].Type != Hardlink {
-			continue
-		}
-		if p.linked == nil {
-			p.linked = map[string]bool{}
-		}
-		p.linked[t.Entries[i].Link] = true
-	}
-	return p
+	toc   *TOC
+	// linked holds the paths of files that the topmost layer has other names for.
+	linked   map[string]bool
+	height   int32     // how many layers are seen
+	segments []segment // the topmost last
 }
 
 // View returns the view of a chain. Layers whose contents are not known yet are downloaded and read.
 func (s *Store) View(ctx context.Context, id digest.Digest) (*View, error) {
-	chains, err := s.Chains(id)
-	if err != nil {
-		return nil, err
+	type layer struct {
+		chain *Chain
+		toc   *TOC
 	}
+	var above []layer // what has no view yet, the topmost first
 	v := &View{store: s}
-	for _, c := range slices.Backward(chains) {
+	for !id.IsZero() {
+		if known, ok := s.views.Load(id); ok {
+			v = known.(*View)
+			break
+		}
+		c, err := s.Chain(id)
+		if err != nil {
+			return nil, err
+		}
 		t, err := s.TOC(ctx, c.Layer)
 		if err != nil {
 			return nil, err
 		}
-		v.parts = append(v.parts, newPart(t, c))
+		above = append(above, layer{c, t})
 		if t.Opaque {
 			break
 		}
+		id = c.Parent
+	}
+	for _, l := range slices.Backward(above) {
+		v = v.with(l.chain, l.toc)
+		s.views.Store(l.chain.ID, v)
 	}
 	return v, nil
+}
+
+// with returns the view with one layer above.
+func (v *View) with(c *Chain, t *TOC) *View {
+	u := &View{store: v.store, below: v, chain: c, toc: t, height: v.height + 1}
+	for i := range t.Entries {
+		if t.Entries[i].Type != Hardlink {
+			continue
+		}
+		if u.linked == nil {
+			u.linked = map[string]bool{}
+		}
+		u.linked[t.Entries[i].Link] = true
+	}
+	u.segments = pile(v.segments, newSegment(u))
+	return u
 }
 
 // rootEntry is the entry of the root itself, which no layer carries.
@@ -66,64 +82,80 @@ func rootEntry() Entry { return Entry{Path: ".", Type: Dir, Mode: 0o755} }
 
 // Lstat implements Tree.
 func (v *View) Lstat(p string) (Entry, bool, error) {
-	e, ok := v.lookup(p, v.parts)
+	e, ok := v.lookup(p)
 	return e, ok, nil
 }
 
-func (v *View) lookup(p string, parts []part) (Entry, bool) {
+func (v *View) lookup(p string) (Entry, bool) {
 	if p == "." {
 		return rootEntry(), true
 	}
-	implied := false
-	for n, t := range parts {
-		i, ok := t.find(p)
-		switch {
-		case ok && t.Entries[i].Type == Whiteout:
-			return impliedDir(p, implied)
-		case ok && implied && t.Entries[i].Type != Dir:
-			return impliedDir(p, implied)
-		case ok:
-			return v.present(t, &t.Entries[i], parts[n:])
-		case i < len(t.Entries) && strings.HasPrefix(t.Entries[i].Path, p+"/"):
-			implied = true // the layer has something below p, and no entry for p itself
+	return v.above(p, v.floor(parentOf(p)))
+}
+
+// floor returns the lowest layer whose entries below dir are seen: it, or an ancestor, is gone, opaque, or no directory there.
+func (v *View) floor(dir string) (floor int32) {
+	for ; dir != "."; dir = parentOf(dir) {
+		for _, s := range slices.Backward(v.segments) {
+			if n := s.get(dir); n != nil && n.floor != 0 {
+				floor = max(floor, n.floor)
+				break
+			}
 		}
-		if t.hides(p) {
+	}
+	return floor
+}
+
+// above returns what the layers from floor on show at p.
+func (v *View) above(p string, floor int32) (Entry, bool) {
+	var all node // what all layers say of p, as far as it matters
+	for _, s := range slices.Backward(v.segments) {
+		if n := s.get(p); n != nil {
+			all = all.over(n)
+		}
+		if all.entry != nil {
 			break
 		}
 	}
-	return impliedDir(p, implied)
-}
-
-func impliedDir(p string, implied bool) (Entry, bool) {
-	if !implied {
-		return Entry{}, false
+	// A layer may have something below p, and no entry for p itself: then there is a directory, whatever is further down.
+	at := all.height()
+	implied := all.implied > at && all.implied >= floor
+	switch {
+	case at != 0 && at >= floor && all.entry.Type != Whiteout && (!implied || all.entry.Type == Dir):
+		return all.of.present(all.entry)
+	case implied:
+		return Entry{Path: p, Type: Dir, Mode: 0o755}, true
 	}
-	return Entry{Path: p, Type: Dir, Mode: 0o755}, true
+	return Entry{}, false
 }
 
-// present returns an entry as the view shows it: hard links become the file they name.
-func (v *View) present(t part, e *Entry, parts []part) (Entry, bool) {
+// present returns an entry of the topmost layer as the view shows it: hard links become the file they name.
+func (v *View) present(e *Entry) (Entry, bool) {
 	out := *e
-	out.from = t.chain
+	out.from = v.chain
 	out.Opaque = false // how a layer hides others is nothing of what is seen
 	if e.Type != Hardlink {
-		if t.linked[e.Path] {
-			out.Inode = t.chain.Layer.Hex() + ":" + e.Path
+		if v.linked[e.Path] {
+			out.Inode = v.chain.Layer.Hex() + ":" + e.Path
 		}
 		return out, true
 	}
-	target := t.get(e.Link)
+	link := e.Link
+	target := v.toc.get(link)
 	for n := 0; n < maxLinks && target != nil && target.Type == Hardlink; n++ { // a link to a link
-		target = t.get(target.Link)
+		link = target.Link
+		target = v.toc.get(link)
 	}
-	if target == nil || target.Type == Hardlink {
-		var ok bool
-		if out, ok = v.lookup(e.Link, parts[1:]); !ok {
-			return Entry{}, false
-		}
-	} else {
+	if target != nil {
 		out = *target
-		out.from = t.chain
+		out.from = v.chain
+	} else {
+		out, _ = v.below.lookup(link)
+	}
+	switch out.Type {
+	case Regular, Symlink, Fifo, Char, Block:
+	default:
+		return Entry{}, false // nothing, or what can have no second name
 	}
 	out.Inode = out.Path
 	out.Path = e.Path
@@ -133,75 +165,24 @@ func (v *View) present(t part, e *Entry, parts []part) (Entry, bool) {
 	return out, true
 }
 
-// hides reports whether lower layers cannot be seen at p, because an ancestor of p is gone,
-// opaque, or no directory in this layer.
-func (t *TOC) hides(p string) bool {
-	for dir := parentOf(p); dir != "."; dir = parentOf(dir) {
-		if e := t.get(dir); e != nil && (e.Type != Dir || e.Opaque) {
-			return true
-		}
-	}
-	return false
-}
-
 // ReadDir implements Tree.
 func (v *View) ReadDir(dir string) ([]Entry, error) {
-	seen := map[string]bool{}
-	var out []Entry
-	for n, t := range v.parts {
-		if dir != "." {
-			if e := t.get(dir); e != nil && e.Type != Dir {
-				break
-			}
-		}
-		t.children(dir, func(p string, e *Entry) {
-			if seen[p] {
-				return
-			}
-			seen[p] = true
-			if e != nil && e.Type == Whiteout {
-				return
-			}
-			if x, ok := v.lookup(p, v.parts[n:]); ok {
-				out = append(out, x)
-			}
-		})
-		if e := t.get(dir); e != nil && e.Opaque || t.hides(dir) {
-			break
+	var paths []string
+	for _, s := range v.segments {
+		paths = s.children(paths, dir)
+	}
+	if len(v.segments) > 1 {
+		slices.Sort(paths)
+		paths = slices.Compact(paths)
+	}
+	floor := v.floor(dir)
+	out := make([]Entry, 0, len(paths))
+	for _, p := range paths {
+		if e, ok := v.above(p, floor); ok {
+			out = append(out, e)
 		}
 	}
-	sort.Slice(out, func(i, j int) bool { return out[i].Path < out[j].Path })
 	return out, nil
-}
-
-// children calls f for every name in dir: with its entry, or with nil for a directory that is only implied.
-func (t *TOC) children(dir string, f func(p string, e *Entry)) {
-	prefix := dir + "/"
-	i := 0
-	if dir == "." {
-		prefix = ""
-	} else {
-		i, _ = t.find(prefix)
-	}
-	for i < len(t.Entries) {
-		e := &t.Entries[i]
-		rest, ok := strings.CutPrefix(e.Path, prefix)
-		if !ok {
-			return
-		}
-		name, _, below := strings.Cut(rest, "/")
-		p := prefix + name
-		if below {
-			f(p, nil)
-		} else {
-			f(p, e)
-		}
-		// The first path behind all of p's: no byte sorts lower than the slash but the end.
-		i, _ = t.find(p + "/\xff\xff\xff\xff")
-		for i < len(t.Entries) && strings.HasPrefix(t.Entries[i].Path, p+"/") {
-			i++
-		}
-	}
 }
 
 // Digest implements Tree.
@@ -299,13 +280,13 @@ func ReadFile(t Tree, p string, max int64) ([]byte, bool, error) {
 // Links returns the owners, other than root, of what can carry no mark: symbolic links and pipes.
 func (v *View) Links() map[string]owners.Mark {
 	var links map[string]owners.Mark
-	for _, p := range v.parts {
-		for i := range p.Entries {
-			e := &p.Entries[i]
+	for u := v; u.height > 0; u = u.below {
+		for i := range u.toc.Entries {
+			e := &u.toc.Entries[i]
 			if e.Type != Symlink && e.Type != Fifo || e.UID == 0 && e.GID == 0 {
 				continue
 			}
-			now, ok := v.lookup(e.Path, v.parts)
+			now, ok := v.lookup(e.Path)
 			if !ok || now.Type != e.Type || now.UID == 0 && now.GID == 0 {
 				continue
 			}
@@ -319,4 +300,4 @@ func (v *View) Links() map[string]owners.Mark {
 }
 
 // Empty reports whether the view is scratch: a chain without layers.
-func (v *View) Empty() bool { return len(v.parts) == 0 }
+func (v *View) Empty() bool { return v.height == 0 }

@@ -59,6 +59,7 @@ type plan struct {
 	args      map[string]string
 	labels    map[string]string
 	hostNet   bool // steps may use the network of the host
+	granted   deviceGrant
 	insecure  bool // steps may do without their sandbox's protection
 	rights    llb.Security
 	hosts     []llb.Host
@@ -204,6 +205,7 @@ func (p *plan) roots() []*llb.Vertex {
 // lowerOptions returns what the command line says about the meaning of the Dockerfile, and makes the folders it
 // names known to the executor.
 func (a *app) lowerOptions(p *plan) (lower.Options, error) {
+	a.useDevices(&p.devices)
 	opt := lower.Options{
 		Target: p.target, Platform: p.platforms[0], PlatformImplied: p.implied, ShowPlatform: p.several(), BuildPlatform: platforms.Normalize(platforms.DefaultSpec()),
 		BuildArgs: p.args, Labels: p.labels, Hosts: p.hosts, Epoch: p.epoch, Network: llb.Network(p.network), AllowHostNetwork: p.hostNet, AllowInsecure: p.insecure, Security: p.rights,
@@ -212,6 +214,7 @@ func (a *app) lowerOptions(p *plan) (lower.Options, error) {
 		Resolve: func(ctx context.Context, ref string, platform ocispec.Platform) (*lower.Image, error) {
 			return a.resolve(ctx, ref, platform, p.repull())
 		},
+		Device:     func(d llb.Device) (llb.Device, error) { return p.granted.ask(a.executor.Devices, d) },
 		SourceTime: func(ctx context.Context, v *llb.Vertex) (*time.Time, error) { return a.sourceTime(ctx, p, v) },
 	}
 	var err error

@@ -11,6 +11,7 @@ import (
 
 	"github.com/seed0570efb0/build/cache"
 	"github.com/seed0570efb0/build/executor"
+	"github.com/seed0570efb0/build/executor/cdi"
 	"github.com/seed0570efb0/build/executor/sandbox"
 	"github.com/seed0570efb0/build/internal/userns"
 	"github.com/seed0570efb0/build/parser"
@@ -78,6 +79,7 @@ func (a *app) explain(err error) (code int, text, hint string) {
 		image *source.ImageError
 		far   *source.RemoteError
 		other *verifyError
+		gone  *cdi.NotFoundError
 	)
 	text = err.Error()
 	switch {
@@ -87,6 +89,8 @@ func (a *app) explain(err error) (code int, text, hint string) {
 		return exitHost, text, host.Hint
 	case errors.As(err, &store):
 		return exitHost, text, store.Hint
+	case errors.As(err, &gone):
+		return exitHost, text, gone.Hint
 	case diskHint(err) != "": // whatever was being read or written
 		return exitFailed, text, diskHint(err)
 	case errors.As(err, &usage):

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/containerd/platforms"
+	"github.com/moby/buildkit/util/entitlements"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/pflag"
 
@@ -33,6 +34,7 @@ type buildOptions struct {
 	cacheLimit                      string
 	limits                          limitOptions
 	security                        securityOptions
+	devices                         deviceOptions
 }
 
 // flags makes the flags, whose values are checked by planFlags and its like.
@@ -63,7 +65,7 @@ func (o *buildOptions) definitionFlags(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.hosts, "add-host", nil, "line of /etc/hosts in RUN steps, as `NAME:IP`; the IP host-gateway is this host")
 	f.StringArrayVar(&o.annotations, "annotation", nil, "annotation of what is written to an archive or a registry, as [TYPE[PLATFORM]:]`KEY=VALUE`, TYPE being manifest, manifest-descriptor, index or index-descriptor")
 	f.StringVar(&o.network, "network", "default", "the network `MODE` of RUN steps: default, none or host")
-	f.StringSliceVar(&o.allow, "allow", nil, "the `RIGHT` of steps to ask for more than their sandbox: network.host, the network of this host, or security.insecure, all else")
+	f.StringArrayVar(&o.allow, "allow", nil, "the `RIGHT` of steps to ask for more than their sandbox: network.host, the network of this host; device[=NAME], its devices; security.insecure, all else")
 	f.StringArrayVar(&o.secrets, "secret", nil, "value for RUN --mount=type=secret, as `id=ID,src=FILE` or id=ID,env=VARIABLE")
 	f.StringArrayVar(&o.agents, "ssh", nil, "SSH agent for RUN --mount=type=ssh, as default, `ID=SOCKET` or ID=KEY[,KEY]")
 	f.BoolVar(&o.noCache, "no-cache", false, "run every step, whatever is known of it")
@@ -71,6 +73,7 @@ func (o *buildOptions) definitionFlags(f *pflag.FlagSet) {
 	f.BoolVar(&o.pull, "pull", false, "ask the registries again what the tags of base images mean")
 	f.Int64Var(&o.jobs, "jobs", int64(max(4*runtime.NumCPU(), 16)), "the `NUMBER` of steps that may run at once")
 	o.security.flags(f)
+	o.devices.flags(f)
 }
 
 // envOr returns a variable of the environment, or value where it is not set.
@@ -129,6 +132,9 @@ func planIndex(p *plan) (err error) {
 
 // planFlags reads the flags whose values have a form.
 func planFlags(p *plan) error {
+	if err := planRights(p); err != nil {
+		return err
+	}
 	if err := planNetwork(p); err != nil {
 		return err
 	}
@@ -161,18 +167,33 @@ func planFlags(p *plan) error {
 	return planEpoch(p)
 }
 
-// planNetwork reads --allow and --network.
-func planNetwork(p *plan) error {
-	for _, name := range p.allow {
-		switch name {
-		case "network.host":
-			p.hostNet = true
-		case "security.insecure":
-			p.insecure = true
-		default:
-			return usagef("network.host and security.insecure are those that this version knows", "--allow %s: no such entitlement", name)
+// planRights reads --allow.
+func planRights(p *plan) error {
+	for _, text := range p.allow {
+		list := []string{text}
+		if !strings.HasPrefix(text, "device=") { // which has fields of its own
+			list = strings.Split(text, ",")
+		}
+		for _, name := range list {
+			right, config, err := entitlements.Parse(name)
+			if err != nil {
+				return usagef("network.host, security.insecure and device[=NAME[,alias=NAME]] are known", "--allow %s: %w", name, err)
+			}
+			switch right {
+			case entitlements.EntitlementNetworkHost:
+				p.hostNet = true
+			case entitlements.EntitlementSecurityInsecure:
+				p.insecure = true
+			case entitlements.EntitlementDevice:
+				p.granted.add(config.(*entitlements.DevicesConfig))
+			}
 		}
 	}
+	return nil
+}
+
+// planNetwork reads --network.
+func planNetwork(p *plan) error {
 	if err := checkNetwork(p.network); err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/seed0570efb0/build/executor"
+	"github.com/seed0570efb0/build/executor/cdi"
 	"github.com/seed0570efb0/build/executor/sandbox"
 	"github.com/seed0570efb0/build/llb"
 	"github.com/seed0570efb0/build/source"
@@ -25,6 +26,8 @@ type runOptions struct {
 	hosts            []string
 	limits           limitOptions
 	volumes          volumeOptions
+	devices          []string
+	descriptions     deviceOptions
 	security         securityOptions
 	capAdd, capDrop  []string
 	readOnly         bool
@@ -79,6 +82,8 @@ exit status is that of this command.`,
 	f.StringSliceVar(&o.capDrop, "cap-drop", nil, "`CAPABILITY` to take away, or ALL")
 	f.BoolVar(&o.privileged, "privileged", false, "give all capabilities and system calls, and keep nothing of /proc and /sys back")
 	f.BoolVar(&o.readOnly, "read-only", false, "let the process change nothing but its volumes")
+	f.StringArrayVar(&o.devices, "device", nil, "device of this host, as `SOURCE[:TARGET]`, or as a name that is described (CDI), VENDOR/CLASS=NAME")
+	o.descriptions.flags(f)
 	o.volumes.flags(f)
 	o.security.flags(f)
 	o.limits.flags(f)
@@ -176,6 +181,9 @@ func (o *runOptions) spec() (*executor.RunSpec, error) {
 		return nil, err
 	}
 	if s.Volumes, err = o.volumes.parse(); err != nil {
+		return nil, err
+	}
+	if s.Devices, err = parseDevices(cdi.New(o.descriptions.folders), o.devices); err != nil {
 		return nil, err
 	}
 	if s.Security, err = o.security.parse(); err != nil {

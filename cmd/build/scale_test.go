@@ -14,14 +14,7 @@ import (
 // BenchmarkNothingToDo builds what is all in the store, as one command after another would. ns/step should not grow with the size.
 func BenchmarkNothingToDo(b *testing.B) {
 	for _, n := range []int{100, 1000, 5000} {
-		b.Run(fmt.Sprint("steps=", n), func(b *testing.B) {
-			var f strings.Builder
-			f.WriteString("FROM scratch\n")
-			for i := range n {
-				fmt.Fprintf(&f, "COPY f /f%d\n", i)
-			}
-			benchmarkCached(b, f.String(), n)
-		})
+		b.Run(fmt.Sprint("steps=", n), func(b *testing.B) { benchmarkCached(b, copies(n), n) })
 	}
 	for _, n := range []int{100, 1000} {
 		b.Run(fmt.Sprint("stages=", n), func(b *testing.B) {
@@ -36,25 +29,54 @@ func BenchmarkNothingToDo(b *testing.B) {
 	}
 }
 
-func benchmarkCached(b *testing.B, dockerfile string, steps int) {
-	dir, store := b.TempDir(), b.TempDir()
+// copies returns a Dockerfile of n steps, each on the one before.
+func copies(n int) string {
+	var f strings.Builder
+	f.WriteString("FROM scratch\n")
+	for i := range n {
+		fmt.Fprintf(&f, "COPY f /f%d\n", i)
+	}
+	return f.String()
+}
+
+// BenchmarkLongChain makes all layers of a long chain. ns/step should not grow with the size.
+func BenchmarkLongChain(b *testing.B) {
+	for _, n := range []int{500, 1000, 2000, 5000} {
+		b.Run(fmt.Sprint("steps=", n), func(b *testing.B) {
+			dir := benchmarkContext(b, copies(n))
+			for b.Loop() {
+				buildOnce(b, b.TempDir(), dir)
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(n), "ns/step")
+		})
+	}
+}
+
+func benchmarkContext(b *testing.B, dockerfile string) (dir string) {
+	dir = b.TempDir()
 	for name, text := range map[string]string{"Dockerfile": dockerfile, "f": "f\n"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 			b.Fatal(err)
 		}
 	}
-	b.Cleanup(func() { cache.RemoveAll(store) })
-	build := func() {
-		var out bytes.Buffer
-		if code := run([]string{"--root", store, "-q", dir}, stdio{strings.NewReader(""), &out, &out}); code != exitDone {
-			b.Fatalf("exit status %d: %s", code, &out)
-		}
+	return dir
+}
+
+func buildOnce(b *testing.B, store, dir string) {
+	var out bytes.Buffer
+	if code := run([]string{"--root", store, "-q", dir}, stdio{strings.NewReader(""), &out, &out}); code != exitDone {
+		b.Fatalf("exit status %d: %s", code, &out)
 	}
-	build()
+}
+
+func benchmarkCached(b *testing.B, dockerfile string, steps int) {
+	dir, store := benchmarkContext(b, dockerfile), b.TempDir()
+	b.Cleanup(func() { cache.RemoveAll(store) })
+	buildOnce(b, store, dir)
 	b.ReportAllocs()
 	b.ResetTimer()
 	for b.Loop() {
-		build()
+		buildOnce(b, store, dir)
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(steps), "ns/step")
 }

@@ -294,8 +294,18 @@ func ChrootCaps() []string {
 }
 
 // FillDev makes in dir, an empty folder, what can be made of /dev without a mount. Where device files are
-// refused there is only null, as a plain file.
-func FillDev(dir string) error {
+// refused there is only null, as a plain file. Others has further devices, by the names that they get below dir.
+func FillDev(dir string, others map[string]string) error {
+	for name, source := range others { // while there is no link that could lead elsewhere
+		to := filepath.Join(dir, name)
+		err := os.MkdirAll(filepath.Dir(to), 0o755)
+		if err == nil {
+			err = copyDevice(source, to)
+		}
+		if err != nil {
+			return fmt.Errorf("/dev/%s: %w", name, err)
+		}
+	}
 	for _, l := range devLinks {
 		if err := os.Symlink(l.to, filepath.Join(dir, l.name)); err != nil {
 			return err
@@ -310,27 +320,30 @@ func FillDev(dir string) error {
 		return err
 	}
 	for _, name := range devices {
-		err := copyDevice(name, filepath.Join(dir, name))
+		err := copyDevice("/dev/"+name, filepath.Join(dir, name))
 		if errors.Is(err, unix.EPERM) && name == "null" {
 			err = errors.Join(os.WriteFile(filepath.Join(dir, name), nil, 0o666), os.Chmod(filepath.Join(dir, name), 0o666))
 		}
-		if err != nil && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.ENOENT) {
+		if err != nil && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("/dev/%s: %w", name, err)
 		}
 	}
 	return nil
 }
 
-// copyDevice makes a device file like the host's of that name.
-func copyDevice(name, to string) error {
+// copyDevice makes a device file like the one of the host at source, with its rights.
+func copyDevice(source, to string) error {
 	var st unix.Stat_t
-	if err := unix.Stat("/dev/"+name, &st); err != nil {
+	if err := unix.Stat(source, &st); err != nil {
 		return err
 	}
-	if err := unix.Mknod(to, unix.S_IFCHR|0o666, int(st.Rdev)); err != nil {
+	if err := unix.Mknod(to, st.Mode, int(st.Rdev)); err != nil {
 		return err
 	}
-	return unix.Chmod(to, 0o666)
+	if err := unix.Lchown(to, int(st.Uid), int(st.Gid)); err != nil {
+		return err
+	}
+	return unix.Chmod(to, st.Mode&0o7777)
 }
 
 // A report is the error of a supervisor as plain data.

@@ -28,7 +28,7 @@ func chrootSpec(t testing.TB, script string) sandbox.Spec {
 	if err := os.Mkdir(dev, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := sandbox.FillDev(dev); err != nil {
+	if err := sandbox.FillDev(dev, nil); err != nil {
 		t.Fatal(err)
 	}
 	spec.Chroot, spec.Caps = true, sandbox.ChrootCaps()
@@ -150,7 +150,7 @@ func TestChrootRefuses(t *testing.T) {
 
 func TestFillDev(t *testing.T) {
 	dir := t.TempDir()
-	if err := sandbox.FillDev(dir); err != nil {
+	if err := sandbox.FillDev(dir, nil); err != nil {
 		t.Fatal(err)
 	}
 	st, err := os.Stat(filepath.Join(dir, "null"))

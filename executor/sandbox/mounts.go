@@ -191,6 +191,12 @@ func (m *Mount) open(stage string) (mnt int, err error) {
 	if k, err := kindOf(fd); err != nil || k == folder { // a device is given by its own name only
 		attrs |= unix.MOUNT_ATTR_NODEV
 	}
+	if m.NoExec {
+		attrs |= unix.MOUNT_ATTR_NOEXEC
+	}
+	if m.NoSUID {
+		attrs |= unix.MOUNT_ATTR_NOSUID
+	}
 	return copyBelow(fd, m.Path, attrs)
 }
 

@@ -103,7 +103,8 @@ type Mount struct {
 	Path string `json:"path,omitempty"`
 
 	Size   int64 `json:"size,omitempty"`   // the most bytes in a MountTmpfs; 0 leaves it to the kernel
-	NoExec bool  `json:"noExec,omitempty"` // no program is started from a MountTmpfs
+	NoExec bool  `json:"noExec,omitempty"` // no program is started from a MountTmpfs or MountBind
+	NoSUID bool  `json:"noSUID,omitempty"` // set-user-ID has no effect in a MountBind, as it has none in memory
 
 	// Mode is that of a MountFile, or of a MountTmpfs, where 0 is 1777.
 	Mode uint32 `json:"mode,omitempty"`

@@ -26,9 +26,6 @@ func (s *stage) applyAdd(c *instructions.AddCommand) (err error) {
 	if expanded.Checksum, err = s.expand(c.Checksum); err != nil {
 		return err
 	}
-	if err := s.file.Supports(&expanded); err != nil {
-		return err
-	}
 	if err := checkChecksum(&expanded); err != nil {
 		return err
 	}

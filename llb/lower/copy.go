@@ -22,9 +22,6 @@ func (s *stage) applyCopy(c *instructions.CopyCommand) error {
 	if err := s.expandTransfer(t); err != nil {
 		return err
 	}
-	if err := s.file.Supports(&expanded); err != nil {
-		return err
-	}
 	for _, path := range expanded.SourcePaths {
 		if kind := parser.Remote(path); kind != "" {
 			return fmt.Errorf("source can't be a %s for COPY", kind)

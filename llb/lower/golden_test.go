@@ -221,7 +221,7 @@ func fakeResolve(_ context.Context, ref string, p ocispec.Platform) (*Image, err
 	case "arm":
 		img.Config.Architecture = "arm64"
 	case "broken":
-		c.OnBuild = []string{"RUN --device=vendor.com/gpu true"}
+		c.OnBuild = []string{"RUN --divice=vendor.com/gpu true"}
 	}
 	return img, nil
 }

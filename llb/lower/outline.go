@@ -36,7 +36,7 @@ type OutlineMount struct {
 
 // OutlineOf returns the outline of the target of opt.
 func OutlineOf(ctx context.Context, f *parser.File, opt Options) (*Outline, error) {
-	l, err := newLowering(ctx, f, opt)
+	l, err := newLowering(ctx, f, opt.described())
 	if err != nil {
 		return nil, err
 	}

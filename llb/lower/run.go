@@ -33,6 +33,9 @@ func (s *stage) applyRun(c *instructions.RunCommand) error {
 	if op.Security, err = s.security(c); err != nil {
 		return err
 	}
+	if op.Devices, err = s.devices(c); err != nil {
+		return err
+	}
 	inputs, err := s.mounts(c, op)
 	if err != nil {
 		return err
@@ -79,6 +82,22 @@ func (s *stage) security(c *instructions.RunCommand) (llb.Security, error) {
 	}
 	security.Insecure = true
 	return security, nil
+}
+
+// devices returns the devices of the host that a process may use.
+func (s *stage) devices(c *instructions.RunCommand) ([]llb.Device, error) {
+	var list []llb.Device
+	for _, d := range instructions.GetDevices(c) {
+		if s.opt.Device == nil {
+			return nil, s.notAllowed(c, "device", "use devices of this host")
+		}
+		given, err := s.opt.Device(llb.Device{Name: d.Name, Required: d.Required})
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, given)
+	}
+	return list, nil
 }
 
 // notAllowed is the error of a process that asks for a right which the build was not given.
