@@ -53,7 +53,7 @@ func (w *world) step(parent digest.Digest, name string, size int, took time.Dura
 	if err := changes.Put(e, func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(body)), nil }); err != nil {
 		w.t.Fatal(err)
 	}
-	id, err := w.Layers.Commit(w.t.Context(), parent, changes, time.Unix(1_700_000_000, 0))
+	id, err := w.Layers.Commit(w.t.Context(), parent, changes, snapshot.Making{Created: time.Unix(1_700_000_000, 0)})
 	if err == nil {
 		err = w.Layers.Describe(id, snapshot.Made{By: "RUN " + name, Took: took})
 	}
@@ -462,5 +462,5 @@ func commitFile(layers *snapshot.Store, parent digest.Digest, name string) (dige
 	if err := c.Put(e, func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(name)), nil }); err != nil {
 		return parent, err
 	}
-	return layers.Commit(context.Background(), parent, c, someDay)
+	return layers.Commit(context.Background(), parent, c, snapshot.Making{Created: someDay})
 }

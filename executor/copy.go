@@ -22,7 +22,7 @@ var hashers = runtime.NumCPU()
 func (x *Executor) file(ctx context.Context, v *llb.Vertex, op *llb.File, inputs []digest.Digest) (d digest.Digest, err error) {
 	now := x.Now()
 	err = x.apply(ctx, v, op, inputs, now, func(out *snapshot.Changes) error {
-		d, err = x.Layers.Commit(ctx, inputs[0], out, now)
+		d, err = x.Layers.Commit(ctx, inputs[0], out, x.making(v, now))
 		return err
 	})
 	return d, err

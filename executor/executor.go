@@ -51,6 +51,8 @@ type Executor struct {
 	Selected func(v *llb.Vertex, input int, d digest.Digest, entries iter.Seq[snapshot.Entry])
 	// Now tells the time that new layers and directories get.
 	Now func() time.Time
+	// Packing, when not nil, says which layers are compressed while they are made.
+	Packing *Packing
 	// Epoch, when not nil, is the time that directories get which a COPY has to make. Like all times it is in no key.
 	Epoch *time.Time
 

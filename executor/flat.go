@@ -98,8 +98,10 @@ func (c *container) inChroot() error {
 
 // commit makes the layer of what the process of c has changed; links tells owners that no file can.
 func (x *Executor) commit(ctx context.Context, c *container, root digest.Digest, links snapshot.LinkOwner) (digest.Digest, error) {
+	m := x.making(c.Vertex, x.Now())
+	m.Links = links
 	if c.flat != nil {
-		return x.Layers.CommitFlat(ctx, c.flat, links, x.Now())
+		return x.Layers.CommitFlat(ctx, c.flat, m)
 	}
-	return x.Layers.CommitTree(ctx, root, c.spec.Root.Upper, links, x.Now())
+	return x.Layers.CommitTree(ctx, root, c.spec.Root.Upper, m)
 }

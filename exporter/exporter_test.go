@@ -87,7 +87,7 @@ func (w *world) build(t testing.TB, epoch *time.Time) *exporter.Image {
 				t.Fatal(err)
 			}
 		}
-		if chain, err = w.Layers.Commit(t.Context(), chain, c, buildTime.Add(time.Duration(i)*time.Minute)); err != nil {
+		if chain, err = w.Layers.Commit(t.Context(), chain, c, snapshot.Making{Created: buildTime.Add(time.Duration(i) * time.Minute)}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -101,6 +101,18 @@ func (o Output) Check() error {
 // Packs reports whether the output has a manifest, which has a form and annotations.
 func (o Output) Packs() bool { return o.Type == TypeOCI || o.Type == TypeDocker || o.Pushes() }
 
+// Compressions returns the compressions that the layers of a build itself will be asked for in. Those of an output that rewrites times are
+// none of them: layers are made anew for it.
+func Compressions(outputs []Output) []snapshot.Compression {
+	var list []snapshot.Compression
+	for _, o := range outputs {
+		if c := o.Form.compression(); o.Packs() && !o.Form.Clamp && !slices.Contains(list, c) {
+			list = append(list, c)
+		}
+	}
+	return list
+}
+
 // ParseOutput reads a value of -o: a folder, "-" for a tar on standard output, or "type=T,key=value,...",
 // which is CSV: a field with a comma in it is put into double quotes.
 func ParseOutput(s string) (Output, error) {

@@ -178,36 +178,15 @@ func (s *Store) compress(ctx context.Context, c *Chain, as Compression) (Blob, e
 		return Blob{}, err
 	}
 	defer r.Close()
-	w, err := s.disk.NewBlob()
-	if err != nil {
-		return Blob{}, err
-	}
-	defer w.Abort()
-	out := bufio.NewWriterSize(w, 256<<10)
-	z, err := s.compressor(out, as)
-	if err != nil {
-		return Blob{}, err
-	}
-	_, err = io.CopyBuffer(z, struct{ io.Reader }{r}, make([]byte, 256<<10))
-	closed := z.Close() // in any case: it waits for all that works for it
+	x, err := s.press(as, func(w io.Writer) error {
+		_, err := io.CopyBuffer(struct{ io.Writer }{w}, r, make([]byte, 256<<10))
+		return err
+	})
 	if err != nil {
 		return Blob{}, s.diagnose(ctx, c.Layer, fmt.Errorf("layer %s: %w", c.Layer, err))
 	}
-	if err := errors.Join(closed, out.Flush()); err != nil {
-		return Blob{}, err
-	}
-	d, err := w.Commit()
-	if err != nil {
-		return Blob{}, err
-	}
-	b := Blob{Digest: d, MediaType: as.MediaType, Level: as.Level, Format: compressorFormat, Size: w.Size(), Proved: true}
-	if err := s.AddBlob(ctx, c.Layer, b); err != nil {
-		return Blob{}, err
-	}
-	if z, ok := z.(*gzipWriter); ok {
-		err = s.packed.keep(d, z.level, z.list)
-	}
-	return b, err
+	defer x.blob.Abort()
+	return x.keep(ctx, c.Layer)
 }
 
 // decompress returns the uncompressed bytes of r, whatever its compression; closing it closes r.

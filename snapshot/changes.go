@@ -6,7 +6,6 @@ import (
 	"io"
 	"maps"
 	"slices"
-	"time"
 
 	"github.com/seed0570efb0/build/cache"
 	"github.com/seed0570efb0/build/internal/digest"
@@ -166,12 +165,12 @@ func nameLinks(list []change) {
 }
 
 // Commit writes the layer and returns the ID of the chain with it on top of parent, the chain of the base.
-func (s *Store) Commit(ctx context.Context, parent digest.Digest, c *Changes, created time.Time) (digest.Digest, error) {
+func (s *Store) Commit(ctx context.Context, parent digest.Digest, c *Changes, m Making) (digest.Digest, error) {
 	changes, err := c.changes()
 	if err != nil {
 		return digest.Digest{}, err
 	}
-	return s.commitNew(parent, created, func(w *Writer) error {
+	return s.commitNew(parent, m, func(w *Writer) error {
 		for _, e := range changes {
 			if err := e.write(ctx, w); err != nil {
 				return err
@@ -231,13 +230,15 @@ func (s *Store) foresee(parent, below, layer, content digest.Digest) digest.Dige
 }
 
 // commitNew makes a layer of what write writes, and returns the ID of the chain with it on top of parent.
-func (s *Store) commitNew(parent digest.Digest, created time.Time, write func(w *Writer) error) (digest.Digest, error) {
+func (s *Store) commitNew(parent digest.Digest, m Making, write func(w *Writer) error) (digest.Digest, error) {
 	blob, err := s.disk.NewBlob()
 	if err != nil {
 		return digest.Digest{}, err
 	}
 	defer blob.Abort()
-	w := NewWriter(blob)
+	tap := m.tap(true)
+	defer tap.end()
+	w := NewWriter(tap.over(blob))
 	w.sum.h = blobHash{blob: blob}
 	if err := write(w); err != nil {
 		return digest.Digest{}, err
@@ -246,7 +247,11 @@ func (s *Store) commitNew(parent digest.Digest, created time.Time, write func(w 
 	if err != nil {
 		return digest.Digest{}, err
 	}
-	return s.commit(parent, toc, created, func() error { _, err := blob.Commit(); return err })
+	id, err := s.commit(parent, toc, m.Created, func() error { _, err := blob.Commit(); return err })
+	if err == nil {
+		tap.name(toc.DiffID)
+	}
+	return id, err
 }
 
 // A blobHash is that of what a blob writer gets, which hashes it anyway.

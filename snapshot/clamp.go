@@ -36,7 +36,7 @@ func (s *Store) clamp(ctx context.Context, parent digest.Digest, c *Chain, t int
 	if toc.Opaque || !slices.ContainsFunc(toc.Entries, late) { // only layers of images hide all that is below
 		return s.Append(parent, c.Layer, toc.Content, c.Created)
 	}
-	return s.commitNew(parent, c.Created, func(w *Writer) error {
+	return s.commitNew(parent, Making{Created: c.Created}, func(w *Writer) error {
 		for _, e := range toc.Entries {
 			e.Mtime, e.from = min(e.Mtime, t), c
 			if err := s.copyEntry(ctx, w, e); err != nil {

@@ -28,21 +28,20 @@ func (c Compression) takes(b Blob) bool {
 
 // compressorFormat counts the changes of the bytes that compressor gives for the same input. What is kept of another one is made again,
 // so that the digest of an image does not depend on which version of this program has built it before.
-const compressorFormat = 1
+const compressorFormat = 2
 
 func (s *Store) compressor(w io.Writer, as Compression) (io.WriteCloser, error) {
 	switch as.MediaType {
 	case MediaTypeTar:
 		return nopCloser{w}, nil
 	case MediaTypeTarGzip:
-		return s.newGzipWriter(w, cmp.Or(as.Level, gzipLevel))
+		return s.newChunkWriter(w, &gzipCodec{level: cmp.Or(as.Level, gzipLevel)})
 	case MediaTypeTarZstd:
 		level := zstd.SpeedDefault
 		if as.Level > 0 {
 			level = zstd.EncoderLevelFromZstd(as.Level)
 		}
-		// With one encoder the bytes do not depend on the number of cores.
-		return zstd.NewWriter(w, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(level))
+		return s.newChunkWriter(w, zstdCodec{level})
 	}
 	return nil, fmt.Errorf("layers of type %q cannot be written", as.MediaType)
 }

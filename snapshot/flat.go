@@ -358,8 +358,8 @@ func (f *Flat) picks() (map[string]pick, error) {
 }
 
 // CommitFlat makes a layer of what was changed in f since Mark, and returns the chain with it on top. The
-// folder stays; who made it removes it. About links see CommitTree.
-func (s *Store) CommitFlat(ctx context.Context, f *Flat, links LinkOwner, created time.Time) (digest.Digest, error) {
+// folder stays; who made it removes it.
+func (s *Store) CommitFlat(ctx context.Context, f *Flat, m Making) (digest.Digest, error) {
 	picked, err := f.picks()
 	if err != nil {
 		return digest.Digest{}, err
@@ -368,8 +368,8 @@ func (s *Store) CommitFlat(ctx context.Context, f *Flat, links LinkOwner, create
 	if err != nil {
 		return digest.Digest{}, err
 	}
-	return s.commitNew(f.parent, created, func(w *Writer) error {
-		return capture(ctx, w, f.dir, captureOptions{picked: picked, below: below, marked: owners.OneID(), links: links})
+	return s.commitNew(f.parent, m, func(w *Writer) error {
+		return capture(ctx, w, f.dir, captureOptions{picked: picked, below: below, marked: owners.OneID(), links: m.Links})
 	})
 }
 

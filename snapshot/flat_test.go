@@ -26,7 +26,7 @@ func flatBase(t *testing.T, s *Store) digest.Digest {
 	}
 	c := NewChanges(v)
 	place(t, c, "f dir/d ddd", "f top top")
-	id, err := s.Commit(t.Context(), base, c, epoch)
+	id, err := s.Commit(t.Context(), base, c, Making{Created: epoch})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +108,7 @@ func overlayContent(t *testing.T, s *Store, base digest.Digest, script string) [
 	if err := unix.Unmount(root, 0); err != nil {
 		t.Fatal(err)
 	}
-	id, err := s.CommitTree(t.Context(), base, filepath.Join(dir, "upper"), nil, epoch)
+	id, err := s.CommitTree(t.Context(), base, filepath.Join(dir, "upper"), Making{Created: epoch})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,7 +142,7 @@ func TestFlatPlaces(t *testing.T) {
 		}
 	}
 	shell(t, dir, `echo x >> etc/hosts; rm dir/a; mkdir proc/1; echo x > proc/1/x; rm -r gone; echo y > etc/y; test "$(cat file)" = "through a link"`)
-	id, err := s.CommitFlat(t.Context(), f, nil, epoch)
+	id, err := s.CommitFlat(t.Context(), f, Making{Created: epoch})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,7 +186,7 @@ func commitFlat(t *testing.T, s *Store, base digest.Digest, script string) diges
 		t.Fatal(err)
 	}
 	shell(t, dir, script)
-	id, err := s.CommitFlat(t.Context(), f, nil, epoch)
+	id, err := s.CommitFlat(t.Context(), f, Making{Created: epoch})
 	if err != nil {
 		t.Fatal(err)
 	}

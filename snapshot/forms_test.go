@@ -43,7 +43,7 @@ func TestTreeOfAnotherBootIsReadOnce(t *testing.T) {
 	}
 	s := testStore(t)
 	foreign := foreignLayer(t, s)
-	captured, err := s.CommitTree(t.Context(), digest.Digest{}, upper(t, s), nil, epoch)
+	captured, err := s.CommitTree(t.Context(), digest.Digest{}, upper(t, s), Making{Created: epoch})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,14 +143,14 @@ func mtime(p string) error {
 // A captured tree that is lost is a miss: the step runs again, and its tree takes the place of the one that nobody trusts.
 func TestCapturedTreeOfAnotherBootIsReplaced(t *testing.T) {
 	s := testStore(t)
-	id, err := s.CommitTree(t.Context(), digest.Digest{}, upper(t, s), nil, epoch)
+	id, err := s.CommitTree(t.Context(), digest.Digest{}, upper(t, s), Making{Created: epoch})
 	if err != nil {
 		t.Fatal(err)
 	}
 	c, _ := s.Chain(id)
 	old := treePath(t, s, c)
 	next := atNextBoot(s)
-	if again, err := next.CommitTree(t.Context(), digest.Digest{}, upper(t, s), nil, epoch); err != nil || again != id {
+	if again, err := next.CommitTree(t.Context(), digest.Digest{}, upper(t, s), Making{Created: epoch}); err != nil || again != id {
 		t.Fatal(again, err)
 	}
 	if _, err := os.Lstat(old); err == nil {

@@ -44,7 +44,7 @@ func upper(t *testing.T, s *Store) string {
 // The table of contents of a RUN's layer is made again from its tree.
 func TestLostTOCIsMadeAgainFromTheTree(t *testing.T) {
 	s := testStore(t)
-	id, err := s.CommitTree(t.Context(), digest.Digest{}, upper(t, s), nil, epoch)
+	id, err := s.CommitTree(t.Context(), digest.Digest{}, upper(t, s), Making{Created: epoch})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,10 +166,10 @@ func TestWorkEndsWithTheContext(t *testing.T) {
 	if err := c.Put(Entry{Path: "f", Type: Regular, Size: size}, func() (io.ReadCloser, error) { return io.NopCloser(big(cancel)), nil }); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Commit(ctx, digest.Digest{}, c, epoch); !errors.Is(err, cause) {
+	if _, err := s.Commit(ctx, digest.Digest{}, c, Making{Created: epoch}); !errors.Is(err, cause) {
 		t.Errorf("Commit: %v", err)
 	}
-	if _, err := s.CommitTree(ctx, digest.Digest{}, upper(t, s), nil, epoch); !errors.Is(err, cause) {
+	if _, err := s.CommitTree(ctx, digest.Digest{}, upper(t, s), Making{Created: epoch}); !errors.Is(err, cause) {
 		t.Errorf("CommitTree: %v", err)
 	}
 	id := layerOn(t, s, digest.Digest{}, "f f content")
@@ -249,7 +249,7 @@ func (c waitingContext) Done() <-chan struct{} {
 func TestLayerThatCannotBeRecordedIsNotKept(t *testing.T) {
 	s := testStore(t)
 	run := func(s *Store) (digest.Digest, error) {
-		return s.CommitTree(t.Context(), digest.Digest{}, upper(t, s), nil, epoch)
+		return s.CommitTree(t.Context(), digest.Digest{}, upper(t, s), Making{Created: epoch})
 	}
 	place := func(s *Store) (digest.Digest, error) {
 		v, err := s.View(t.Context(), digest.Digest{})
@@ -260,7 +260,7 @@ func TestLayerThatCannotBeRecordedIsNotKept(t *testing.T) {
 		if err := c.Put(Entry{Path: "f", Type: Regular}, func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(nil)), nil }); err != nil {
 			t.Fatal(err)
 		}
-		return s.Commit(t.Context(), digest.Digest{}, c, epoch)
+		return s.Commit(t.Context(), digest.Digest{}, c, Making{Created: epoch})
 	}
 	for name, make := range map[string]func(*Store) (digest.Digest, error){"RUN": run, "COPY": place} {
 		id, err := make(s)

@@ -60,7 +60,7 @@ func layerOn(t testing.TB, s *Store, parent digest.Digest, lines ...string) dige
 	}
 	c := NewChanges(v)
 	place(t, c, lines...)
-	id, err := s.Commit(t.Context(), parent, c, epoch)
+	id, err := s.Commit(t.Context(), parent, c, Making{Created: epoch})
 	if err != nil {
 		t.Fatal(err)
 	}

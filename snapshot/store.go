@@ -235,6 +235,17 @@ func (s *Store) inflate(ctx context.Context, layer digest.Digest) (*TOC, error) 
 	return t, err
 }
 
+// Making says how a layer is made, beside what is in it.
+type Making struct {
+	Created time.Time
+	// Links tells the owners of what can carry no mark, for a layer that is captured in a user namespace with one id.
+	Links LinkOwner
+	// Packer, when not nil, compresses the layer while it is made.
+	Packer *Packer
+	// Awaited says that other work waits for the layer: it must not wait for its compression.
+	Awaited bool
+}
+
 // commit records a new layer on parent and keeps its first form. The form, which may be large, comes last: when a
 // record cannot be written, nothing stays that no other record knows. Records without a form are no layer.
 func (s *Store) commit(parent digest.Digest, toc *TOC, created time.Time, keep func() error) (digest.Digest, error) {

@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"os"
 	"slices"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -201,22 +200,27 @@ func (s *Store) fillImplied(ctx context.Context, c *Chain, dir string, implied [
 }
 
 // CommitTree makes a layer of dir, the used upper directory of an overlay on parent, and returns the
-// chain of both. The folder becomes the layer's tree: it is moved away. In a user namespace with one id, links
-// tells the owners of what can carry no mark.
-func (s *Store) CommitTree(ctx context.Context, parent digest.Digest, dir string, links LinkOwner, created time.Time) (digest.Digest, error) {
+// chain of both. The folder becomes the layer's tree: it is moved away.
+func (s *Store) CommitTree(ctx context.Context, parent digest.Digest, dir string, m Making) (digest.Digest, error) {
 	below, err := s.View(ctx, parent)
 	if err != nil {
 		return digest.Digest{}, err
 	}
-	w := NewWriter(io.Discard)
-	if err := capture(ctx, w, dir, captureOptions{below: below, marked: owners.OneID(), links: links}); err != nil {
+	tap := m.tap(false)
+	defer tap.end()
+	w := NewWriter(tap.over(io.Discard))
+	if err := capture(ctx, w, dir, captureOptions{below: below, marked: owners.OneID(), links: m.Links}); err != nil {
 		return digest.Digest{}, err
 	}
 	toc, err := w.Close()
 	if err != nil {
 		return digest.Digest{}, err
 	}
-	return s.commit(parent, toc, created, func() error { return s.keepTree(ctx, toc.DiffID, dir) })
+	id, err := s.commit(parent, toc, m.Created, func() error { return s.keepTree(ctx, toc.DiffID, dir) })
+	if err == nil {
+		tap.name(toc.DiffID)
+	}
+	return id, err
 }
 
 // tarFromTree makes the tar of a captured layer again. At its end the bytes are checked against the

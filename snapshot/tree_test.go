@@ -39,7 +39,7 @@ func TestTreeRoundTrip(t *testing.T) {
 	if err := c.Put(Entry{Path: "gone", Type: Whiteout}, nil); err != nil {
 		t.Fatal(err)
 	}
-	id, err := s.Commit(t.Context(), base, c, epoch)
+	id, err := s.Commit(t.Context(), base, c, Making{Created: epoch})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +64,7 @@ func TestTreeRoundTrip(t *testing.T) {
 		want, _ := s.TOC(t.Context(), chain.Layer)
 		t.Errorf("diff ID changed:\n%s", cmp.Diff(want.Entries, toc.Entries, cmpopts.IgnoreUnexported(Entry{})))
 	}
-	if got, err := s.CommitTree(t.Context(), base, trees[0], nil, epoch); err != nil || got != id {
+	if got, err := s.CommitTree(t.Context(), base, trees[0], Making{Created: epoch}); err != nil || got != id {
 		t.Errorf("CommitTree = %v %v, want %v", got, err, id)
 	}
 	var st unix.Stat_t

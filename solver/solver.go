@@ -42,6 +42,8 @@ type Solver struct {
 	Executor Executor
 	Memory   Memory
 	Observer Observer
+	// Solved, when not nil, is told the result of each step as soon as it is known, whether it ran or not. It must not wait for anything.
+	Solved func(v *llb.Vertex, result digest.Digest)
 	// Jobs is how many steps run at once; it is at least 1.
 	Jobs int64
 	// Expect, when not nil, says how long a step will run, by earlier builds; 0 is not known. It decides which steps come first
@@ -228,24 +230,33 @@ func (r *run) known(ctx context.Context, v *llb.Vertex) (digest.Digest, bool, er
 
 func (r *run) solve(ctx context.Context, v *llb.Vertex) (digest.Digest, error) {
 	return once(r, r.results, v.ID(), func() (digest.Digest, error) {
-		if pinned(v) {
-			return r.execute(ctx, v, nil)
+		d, err := r.result(ctx, v)
+		if err == nil && r.Solved != nil {
+			r.Solved(v, d)
 		}
-		d, ok, err := r.known(ctx, v)
-		if err != nil {
-			return d, err
-		}
-		if ok {
-			r.cached(v)
-			return d, nil
-		}
-		inputs, err := all(ctx, v.Inputs(), r.solve)
-		if err != nil {
-			return digest.Digest{}, err // names the step that failed
-		}
-		d, err = r.byContent(ctx, v, inputs)
-		return d, step(v, err)
+		return d, err
 	})
+}
+
+// result finds the result of v, or makes it.
+func (r *run) result(ctx context.Context, v *llb.Vertex) (digest.Digest, error) {
+	if pinned(v) {
+		return r.execute(ctx, v, nil)
+	}
+	d, ok, err := r.known(ctx, v)
+	if err != nil {
+		return d, err
+	}
+	if ok {
+		r.cached(v)
+		return d, nil
+	}
+	inputs, err := all(ctx, v.Inputs(), r.solve)
+	if err != nil {
+		return digest.Digest{}, err // names the step that failed
+	}
+	d, err = r.byContent(ctx, v, inputs)
+	return d, step(v, err)
 }
 
 // byContent returns the result of v for these inputs, from memory or by running it.

@@ -326,7 +326,7 @@ func (p *gitPlace) layer(ctx context.Context, files *Local, mtime int64) (digest
 	if err != nil {
 		return digest.Digest{}, err
 	}
-	return p.layers.Commit(ctx, digest.Digest{}, changes, time.Now())
+	return p.layers.Commit(ctx, digest.Digest{}, changes, snapshot.Making{Created: time.Now()})
 }
 
 // gitMode returns the mode of a file, whatever the umask.

@@ -204,7 +204,7 @@ func (p *urlPlace) layer(ctx context.Context, e snapshot.Entry, body io.ReadClos
 	if err := changes.Put(e, func() (io.ReadCloser, error) { return body, nil }); err != nil {
 		return chain, sum, err
 	}
-	if chain, err = p.layers.Commit(ctx, digest.Digest{}, changes, time.Now()); err != nil {
+	if chain, err = p.layers.Commit(ctx, digest.Digest{}, changes, snapshot.Making{Created: time.Now()}); err != nil {
 		return chain, sum, err
 	}
 	view, err := p.layers.View(ctx, chain)

@@ -39,6 +39,7 @@ type app struct {
 	images   *source.Images
 	remote   *source.Remote
 	executor *executor.Executor
+	packer   *snapshot.Packer // of the build that is under way; nil when its outputs need no compressed layers
 
 	collector *collect.Collector
 	recorder  *history.Recorder // of the build that is under way

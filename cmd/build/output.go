@@ -12,8 +12,10 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/term"
 
+	"github.com/seed0570efb0/build/executor"
 	"github.com/seed0570efb0/build/exporter"
 	"github.com/seed0570efb0/build/internal/progress"
+	"github.com/seed0570efb0/build/solver"
 	"github.com/seed0570efb0/build/source"
 )
 
@@ -114,6 +116,8 @@ func (a *app) produce(ctx context.Context, p *plan) ([]*exporter.Result, error) 
 	if a.verifies {
 		p.verified = a.verify(s)
 	}
+	end := a.packWith(ctx, s, p)
+	defer end()
 	chains, err := s.SolveAll(ctx, p.roots())
 	a.executor.EndSteps()
 	if err != nil {
@@ -146,6 +150,19 @@ func (a *app) produce(ctx context.Context, p *plan) ([]*exporter.Result, error) 
 	return results, nil
 }
 
+// packWith has layers compressed that the outputs of p need compressed, as s makes or finds them, until end.
+func (a *app) packWith(ctx context.Context, s *solver.Solver, p *plan) (end func()) {
+	forms := exporter.Compressions(p.outputs)
+	if len(forms) == 0 || a.verifies { // what runs to be compared with goes nowhere
+		a.packer, a.executor.Packing = nil, nil
+		return func() {}
+	}
+	a.packer = a.layers.NewPacker(ctx, forms...)
+	a.executor.Packing = executor.NewPacking(a.packer, p.roots())
+	s.Solved = a.executor.Packing.Solved
+	return a.packer.Close
+}
+
 // export writes images to one place, with an index even over one if index is set, and shows it.
 func (a *app) export(ctx context.Context, images []*exporter.Image, out exporter.Output, index bool) (*exporter.Result, error) {
 	if out.Dest == "-" {
@@ -158,7 +175,15 @@ func (a *app) export(ctx context.Context, images []*exporter.Image, out exporter
 		Disk: a.disk, Layers: a.layers, Tagger: a.images, Pusher: a.client, Stdout: a.stdio.out,
 		Progress: step.Status, Warn: a.display.Warn, Index: index,
 	}
-	r, err := x.Export(ctx, images, out)
+	var r *exporter.Result
+	var err error
+	if out.Packs() && a.packer != nil {
+		step.Status("exporting layers", 0, 0)
+		err = a.packer.Wait()
+	}
+	if err == nil {
+		r, err = x.Export(ctx, images, out)
+	}
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		err = cause
 	}
