@@ -89,23 +89,32 @@ func (a *app) build(ctx context.Context, o *buildOptions, path string) error {
 	if err := a.open(); err != nil {
 		return err
 	}
+	defer a.closeContext(p)
 	if p.call.run != nil {
-		defer a.closeContext(p)
-		done, err := a.show("quiet") // what is fetched for the answer is no part of it
-		if err != nil {
-			return err
-		}
-		defer done()
-		if err := a.loadContext(ctx, p); err != nil {
-			return err
-		}
-		return p.call.run(a, ctx, p, p.call)
+		return a.answer(ctx, p)
 	}
+	return a.carryOut(ctx, p)
+}
+
+// answer does what was asked for in place of a build.
+func (a *app) answer(ctx context.Context, p *plan) error {
+	done, err := a.show("quiet") // what is fetched for the answer is no part of it
+	if err != nil {
+		return err
+	}
+	defer done()
+	if err := a.loadContext(ctx, p); err != nil {
+		return err
+	}
+	return p.call.run(a, ctx, p, p.call)
+}
+
+// carryOut prepares the build, runs it, and writes what it leaves beside its outputs.
+func (a *app) carryOut(ctx context.Context, p *plan) error {
 	a.useSecrets(p)
 	defer a.executor.Close()
-	defer a.closeContext(p)
-	mode := o.progress
-	if o.quiet {
+	mode := p.progress
+	if p.quiet {
 		mode = "quiet"
 	}
 	done, err := a.show(mode)
@@ -113,6 +122,22 @@ func (a *app) build(ctx context.Context, o *buildOptions, path string) error {
 		return err
 	}
 	defer done()
+	if err := a.prepare(ctx, p); err != nil {
+		return err
+	}
+	results, err := a.solve(ctx, p)
+	if err != nil {
+		return err
+	}
+	if p.verified != nil {
+		err = p.verified.tell()
+	}
+	done()
+	return errors.Join(a.records(ctx, p, results), err)
+}
+
+// prepare loads the context, makes the graph, enters what the steps need and checks that they may have it.
+func (a *app) prepare(ctx context.Context, p *plan) error {
 	if err := a.loadContext(ctx, p); err != nil {
 		return err
 	}
@@ -129,14 +154,15 @@ func (a *app) build(ctx context.Context, o *buildOptions, path string) error {
 	if err := a.checkSecurity(p.rights); err != nil {
 		return err
 	}
-	if err := a.limit(&p.limits); err != nil {
-		return err
-	}
+	return a.limit(&p.limits)
+}
+
+// solve makes the outputs, within the limit of the store, and records how it went.
+func (a *app) solve(ctx context.Context, p *plan) (results []*exporter.Result, err error) {
 	_ = a.disk.CleanTemp()
 	var end func(context.Context)
 	p.enforce, end = a.limitStore(p)
 	a.record(p)
-	var results []*exporter.Result
 	err = a.retryDamaged(func() (err error) {
 		results, err = a.produce(ctx, p)
 		return err
@@ -148,14 +174,7 @@ func (a *app) build(ctx context.Context, o *buildOptions, path string) error {
 		}
 	}
 	end(ctx)
-	if err != nil {
-		return err
-	}
-	if p.verified != nil {
-		err = p.verified.tell()
-	}
-	done()
-	return errors.Join(a.records(ctx, p, results), err)
+	return results, err
 }
 
 // plan checks the command line and reads the Dockerfile, if it is a file here.
