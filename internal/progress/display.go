@@ -35,6 +35,7 @@ type Display struct {
 	once    sync.Once
 
 	mu    sync.Mutex
+	keep  int // how many of a step's last lines
 	build build
 	steps map[digest.Digest]*Step
 }
@@ -58,21 +59,22 @@ type view interface {
 // New returns a display that writes to stderr until it is closed. The mode is "plain" for a log, "tty" for a
 // live view, "rawjson" for a line of JSON with the fields of BuildKit's SolveStatus whenever something has happened,
 // "quiet" for nothing, or "auto" (or ""): tty when stderr is a terminal that can move its cursor,
-// else plain. Colours are left out when NO_COLOR is set.
+// else plain. The live view looks as NO_COLOR, BUILDKIT_COLORS and BUILDKIT_TTY_LOG_LINES
+// say.
 func New(mode string, stderr io.Writer) (*Display, error) {
 	file, _ := stderr.(*os.File)
 	terminal := file != nil && term.IsTerminal(int(file.Fd()))
 	switch mode {
 	case "", "auto":
 		if terminal && os.Getenv("TERM") != "dumb" {
-			return start(stderr, newLive(file)), nil
+			return startLive(file), nil
 		}
 		return start(stderr, newPlain()), nil
 	case "tty":
 		if !terminal {
 			return nil, errors.New("progress tty: standard error is not a terminal; use plain")
 		}
-		return start(stderr, newLive(file)), nil
+		return startLive(file), nil
 	case "plain":
 		return start(stderr, newPlain()), nil
 	case "rawjson":
@@ -83,12 +85,26 @@ func New(mode string, stderr io.Writer) (*Display, error) {
 	return nil, fmt.Errorf("progress %q: unknown mode; use auto, plain, tty, rawjson or quiet", mode)
 }
 
+// startLive starts a live view that looks as the environment asks for.
+func startLive(terminal *os.File) *Display {
+	k, wrong := newLook(os.Getenv)
+	d := start(terminal, newLive(terminal, k))
+	d.mu.Lock()
+	d.keep = max(d.keep, k.output)
+	d.mu.Unlock()
+	for _, text := range wrong {
+		d.Warn(text)
+	}
+	return d
+}
+
 func start(out io.Writer, v view) *Display {
 	d := &Display{
 		out:     out,
 		view:    v,
 		closing: make(chan struct{}),
 		stopped: make(chan struct{}),
+		keep:    tailLines,
 		build:   build{began: time.Now()},
 		steps:   map[digest.Digest]*Step{},
 	}

@@ -325,7 +325,7 @@ func BenchmarkCached(b *testing.B) {
 	}
 	views := map[string]func() view{
 		"plain": func() view { return newPlain() },
-		"tty":   func() view { return &live{size: func() (int, int) { return 80, 24 }} },
+		"tty":   func() view { return &live{look: look{nil, 6}, size: func() (int, int) { return 80, 24 }} },
 	}
 	for name, view := range views {
 		b.Run(name, func(b *testing.B) {

@@ -9,32 +9,23 @@ import (
 	"golang.org/x/text/width"
 )
 
-// frameOutput is how many lines of a step's output the live view shows at most.
-const frameOutput = 6
-
 // A row is one line of the live view.
 type row struct {
 	left, right string
-	color       string // an SGR parameter; "" for none
+	tone        tone
 }
 
-const (
-	red    = "31"
-	yellow = "33"
-	blue   = "34"
-)
-
-// frame returns the rows that show b at the given time on a screen of that height. The last frame is not
-// bound by the screen: it stays, and scrolls.
-func frame(b build, height int, now time.Time, last bool) []row {
+// frame returns the rows that show b at the given time on a screen of that height, with at most so many lines of a step's output. The
+// last frame is not bound by the screen: it stays, and scrolls.
+func frame(b build, height, most int, now time.Time, last bool) []row {
 	if len(b.steps) == 0 {
 		return nil
 	}
-	room := len(b.steps) * (2 + 2*frameOutput)
+	room := len(b.steps) * (2 + 2*most)
 	if !last {
 		room = max(height-2, 0) // the header, and the line of the cursor
 	}
-	output, hidden := fit(b.steps, room)
+	output, hidden := fit(b.steps, room, most)
 	rows := []row{header(b, now, last)}
 	if hidden > 0 {
 		rows = append(rows, row{left: fmt.Sprintf(" => (%d finished steps not shown)", hidden)})
@@ -52,9 +43,9 @@ func frame(b build, height int, now time.Time, last bool) []row {
 
 // fit decides what is left out to use no more than room lines: the oldest of the steps that are
 // finished without a failure, and lines of output of the others.
-func fit(steps []*Step, room int) (output, hidden int) {
+func fit(steps []*Step, room, most int) (output, hidden int) {
 	busy, finished := 0, 0
-	for output = frameOutput; ; output-- {
+	for output = most; ; output-- {
 		busy, finished = 0, 0
 		for _, s := range steps {
 			if s.settled() {
@@ -103,13 +94,13 @@ func (s *Step) row(now time.Time) row {
 	case running:
 		r.left = " => " + s.name
 	case cached:
-		r.left, r.color = " => CACHED "+s.name, blue
+		r.left, r.tone = " => CACHED "+s.name, toneRun
 	case done:
-		r.left, r.color = " => "+s.name, blue
+		r.left, r.tone = " => "+s.name, toneRun
 	case failed:
-		r.left, r.color = " => ERROR "+s.name, red
+		r.left, r.tone = " => ERROR "+s.name, toneError
 	case canceled:
-		r.left, r.color = " => CANCELED "+s.name, yellow
+		r.left, r.tone = " => CANCELED "+s.name, toneCancel
 	}
 	return r
 }
@@ -136,7 +127,7 @@ func (s *Step) details(n int) []row {
 }
 
 // text returns the row as text that is at most width columns wide, the right part at the right edge.
-func (r row) text(width int, colors bool) string {
+func (r row) text(width int, colors palette) string {
 	right := r.right
 	if width < len(right)+12 {
 		right = "" // the name says more than the time
@@ -149,10 +140,7 @@ func (r row) text(width int, colors bool) string {
 	} else {
 		left = cut(left, width)
 	}
-	if colors && r.color != "" {
-		return "\x1b[" + r.color + "m" + left + "\x1b[0m"
-	}
-	return left
+	return colors.paint(r.tone, left)
 }
 
 // cut returns s with its tabs expanded, and shortened to at most n columns.

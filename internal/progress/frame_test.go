@@ -30,7 +30,7 @@ func example(steps ...*Step) build {
 func lines(n int) tail {
 	var t tail
 	for i := range n {
-		t.add(fmt.Sprintf("line %d", i+1))
+		t.add(fmt.Sprintf("line %d", i+1), tailLines)
 	}
 	return t
 }
@@ -68,28 +68,29 @@ func TestFrame(t *testing.T) {
 		name          string
 		build         build
 		width, height int
-		colors, last  bool
+		colors        palette
+		last          bool
 	}{
-		{"mixed", mixed(), 80, 24, false, false},
-		{"mixed_colors", mixed(), 80, 24, true, false},
-		{"mixed_narrow", mixed(), 40, 24, false, false},
-		{"mixed_tiny", mixed(), 14, 5, false, false},
-		{"mixed_wide", mixed(), 132, 40, false, false},
-		{"mixed_last", mixed(), 80, 5, false, true},
-		{"old_steps_hidden", many(30, 1, 3), 80, 12, false, false},
-		{"output_shortened", many(2, 3, 6), 80, 14, false, false},
-		{"too_many_running", many(4, 20, 2), 80, 10, false, false},
-		{"finished", many(4, 0, 0), 80, 3, false, true},
-		{"no_steps", example(), 80, 24, false, false},
+		{"mixed", mixed(), 80, 24, nil, false},
+		{"mixed_colors", mixed(), 80, 24, defaultPalette(), false},
+		{"mixed_narrow", mixed(), 40, 24, nil, false},
+		{"mixed_tiny", mixed(), 14, 5, nil, false},
+		{"mixed_wide", mixed(), 132, 40, nil, false},
+		{"mixed_last", mixed(), 80, 5, nil, true},
+		{"old_steps_hidden", many(30, 1, 3), 80, 12, nil, false},
+		{"output_shortened", many(2, 3, 6), 80, 14, nil, false},
+		{"too_many_running", many(4, 20, 2), 80, 10, nil, false},
+		{"finished", many(4, 0, 0), 80, 3, nil, true},
+		{"no_steps", example(), 80, 24, nil, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			rows := frame(c.build, c.height, at(32), c.last)
+			rows := frame(c.build, c.height, 6, at(32), c.last)
 			if !c.last && len(rows) > c.height-1 {
 				t.Errorf("%d rows on a screen of %d", len(rows), c.height)
 			}
 			var got bytes.Buffer
 			for _, r := range rows {
-				if plain := r.text(c.width, false); columns(plain) > c.width {
+				if plain := r.text(c.width, nil); columns(plain) > c.width {
 					t.Errorf("%q is wider than %d", plain, c.width)
 				}
 				fmt.Fprintln(&got, strings.ReplaceAll(r.text(c.width, c.colors), "\x1b", "␛"))
@@ -113,12 +114,12 @@ func TestFrame(t *testing.T) {
 func TestFrameFits(t *testing.T) {
 	for width := range 60 {
 		for height := range 30 {
-			rows := frame(many(5, 3, 6), height, at(32), false)
+			rows := frame(many(5, 3, 6), height, 6, at(32), false)
 			if len(rows) > max(height-1, 1) {
 				t.Fatalf("%dx%d: %d rows", width, height, len(rows))
 			}
 			for _, r := range rows {
-				if got := r.text(width, false); columns(got) > width {
+				if got := r.text(width, nil); columns(got) > width {
 					t.Fatalf("%dx%d: %q", width, height, got)
 				}
 			}
@@ -212,7 +213,7 @@ func TestLive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &screen{width: 40, height: 8}
 		fmt.Fprint(s, "$ build .\r\n")
-		d := start(s, &live{colors: true, size: func() (int, int) { return s.width, s.height }})
+		d := start(s, &live{look: look{defaultPalette(), 6}, size: func() (int, int) { return s.width, s.height }})
 		tick := func(want string) {
 			t.Helper()
 			testkit.Pass(interval)
@@ -286,7 +287,7 @@ he terminal is wide
 // A terminal that becomes narrower wraps the lines of the last frame: the next one covers them all.
 func TestLiveNarrower(t *testing.T) {
 	width := 40
-	l := &live{size: func() (int, int) { return width, 24 }}
+	l := &live{look: look{nil, 6}, size: func() (int, int) { return width, 24 }}
 	b := many(2, 1, 1)
 	l.draw(b, at(32), false)
 	if got := l.height(40); got != 5 {
@@ -300,7 +301,7 @@ func TestLiveNarrower(t *testing.T) {
 
 // Nothing is written when nothing has changed.
 func TestLiveIdle(t *testing.T) {
-	l := &live{size: func() (int, int) { return 80, 24 }}
+	l := &live{look: look{nil, 6}, size: func() (int, int) { return 80, 24 }}
 	b := many(3, 0, 0)
 	l.draw(b, at(32), false)
 	if got := l.draw(b, at(32), false); got != nil {

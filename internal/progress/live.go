@@ -14,7 +14,7 @@ import (
 type live struct {
 	// size is asked for each frame, which is cheaper than to listen for changes and never stale.
 	size     func() (width, height int)
-	colors   bool
+	look     look
 	warnings []string // to be written above the view
 
 	shown []string // the lines on the screen, without colours
@@ -22,9 +22,9 @@ type live struct {
 	width int      // of the screen, when they were
 }
 
-func newLive(terminal *os.File) *live {
+func newLive(terminal *os.File, k look) *live {
 	return &live{
-		colors: os.Getenv("NO_COLOR") == "",
+		look: k,
 		size: func() (int, int) {
 			w, h, err := term.GetSize(int(terminal.Fd()))
 			if err != nil || w <= 0 || h <= 0 {
@@ -47,11 +47,11 @@ func (l *live) tell(news) {}
 // bytes: a build that is killed leaves the terminal as it was.
 func (l *live) draw(b build, now time.Time, last bool) []byte {
 	width, height := l.size()
-	rows := frame(b, height, now, last)
+	rows := frame(b, height, l.look.output, now, last)
 	shown, drawn := make([]string, len(rows)), make([]string, len(rows))
 	for i, r := range rows {
 		// Some terminals wrap as soon as the last column is used.
-		shown[i], drawn[i] = r.text(width-1, false), r.text(width-1, l.colors)
+		shown[i], drawn[i] = r.text(width-1, nil), r.text(width-1, l.look.palette)
 	}
 	if len(rows) == 0 && len(l.warnings) == 0 {
 		return nil
@@ -84,10 +84,7 @@ func (l *live) draw(b build, now time.Time, last bool) []byte {
 
 // warning returns a line that stays above the view, whatever its length: the terminal may wrap it.
 func (l *live) warning(text string) string {
-	if l.colors {
-		text = "\x1b[" + yellow + "m" + text + "\x1b[0m"
-	}
-	return text + "\r\n"
+	return l.look.palette.paint(toneWarning, text) + "\r\n"
 }
 
 // height returns how many lines of a screen of that width the view takes. Most terminals wrap

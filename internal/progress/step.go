@@ -154,7 +154,7 @@ func (s *Step) finish(now time.Time, how state, cause string) {
 
 // print shows one clean line of output; the display is locked.
 func (s *Step) print(line string) {
-	s.tail.add(line)
+	s.tail.add(line, s.display.keep)
 	if s.logged > logLimit {
 		return
 	}
@@ -183,13 +183,14 @@ type tail struct {
 	next  int      // where the next line goes in a full ring
 }
 
-func (t *tail) add(line string) {
-	if len(t.lines) < tailLines {
+// add adds a line to the last so many.
+func (t *tail) add(line string, keep int) {
+	if len(t.lines) < keep {
 		t.lines = append(t.lines, line)
 		return
 	}
 	t.lines[t.next] = line
-	t.next = (t.next + 1) % tailLines
+	t.next = (t.next + 1) % len(t.lines)
 }
 
 // last returns the last n lines, or all when there are fewer.

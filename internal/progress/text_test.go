@@ -46,7 +46,7 @@ func TestOneLine(t *testing.T) {
 
 // printed returns the lines that a step prints for writes of the given chunks.
 func printed(chunks ...string) []string {
-	d := &Display{view: quiet{}}
+	d := &Display{keep: tailLines, view: quiet{}}
 	s := d.step("x", nil)
 	for _, c := range chunks {
 		s.stdout.Write([]byte(c))
