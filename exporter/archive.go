@@ -11,10 +11,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/seed0570efb0/build/internal/digest"
+	"github.com/seed0570efb0/build/internal/reference"
 	"github.com/seed0570efb0/build/snapshot"
 )
 
@@ -144,10 +144,8 @@ func indexOf(desc ocispec.Descriptor, names []string) ocispec.Index {
 	for _, n := range names {
 		d := desc
 		own := map[string]string{annotationName: n}
-		if named, err := reference.ParseNormalizedNamed(n); err == nil {
-			if tagged, ok := named.(reference.Tagged); ok {
-				own[ocispec.AnnotationRefName] = tagged.Tag()
-			}
+		if named, err := reference.Parse(n); err == nil && named.Tag != "" {
+			own[ocispec.AnnotationRefName] = named.Tag
 		}
 		d.Annotations = merge(desc.Annotations, own)
 		index.Manifests = append(index.Manifests, d)
@@ -168,7 +166,7 @@ func dockerManifestOf(i *packedImage, names []string) ([]byte, error) {
 		Layers   []string
 	}{Config: blobsDir + i.Config.Hex(), Layers: []string{}}
 	for _, n := range names {
-		m.RepoTags = append(m.RepoTags, familiar(n))
+		m.RepoTags = append(m.RepoTags, reference.Familiar(n))
 	}
 	for _, b := range i.layers {
 		m.Layers = append(m.Layers, blobsDir+b.Digest.Hex())

@@ -14,13 +14,13 @@ import (
 	"io/fs"
 	"strings"
 
-	"github.com/distribution/reference"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	ocidigest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/seed0570efb0/build/cache"
 	"github.com/seed0570efb0/build/internal/digest"
+	"github.com/seed0570efb0/build/internal/reference"
 	"github.com/seed0570efb0/build/snapshot"
 )
 
@@ -126,25 +126,16 @@ func (r *Result) Metadata() map[string]any {
 func normalize(names []string) ([]string, error) {
 	var out []string
 	for _, n := range names {
-		named, err := reference.ParseNormalizedNamed(n)
+		named, err := reference.Parse(n)
 		if err != nil {
 			return nil, fmt.Errorf("image name %q: %w", n, err)
 		}
-		if _, pinned := named.(reference.Digested); pinned {
+		if !named.Digest.IsZero() {
 			return nil, fmt.Errorf("image name %q: an image cannot be named by a digest", n)
 		}
-		out = append(out, reference.TagNameOnly(named).String())
+		out = append(out, named.Tagged().String())
 	}
 	return out, nil
-}
-
-// familiar returns a normalised name as people write it.
-func familiar(name string) string {
-	named, err := reference.ParseNormalizedNamed(name)
-	if err != nil {
-		return name
-	}
-	return reference.FamiliarString(named)
 }
 
 // tag keeps images in the store: under the names that they have in registries, if they were pushed by digest, or else
@@ -172,11 +163,11 @@ func (x *Exporter) tag(ctx context.Context, out Output, r *Result) error {
 
 // withDigest puts a digest in the place of the tag of a normalised name.
 func withDigest(name string, d ocidigest.Digest) string {
-	named, err := reference.ParseNormalizedNamed(name)
+	named, err := reference.Parse(name)
 	if err != nil {
 		return name
 	}
-	return reference.TrimNamed(named).String() + "@" + string(d)
+	return named.Name() + "@" + string(d)
 }
 
 func (x *Exporter) progress(text string, current, total int64) {

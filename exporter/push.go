@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/seed0570efb0/build/internal/reference"
 	"github.com/seed0570efb0/build/snapshot"
 	"github.com/seed0570efb0/build/source"
 )
@@ -35,7 +36,7 @@ func (x *Exporter) push(ctx context.Context, images []*Image, out Output, names 
 		return nil, err
 	}
 	for _, n := range names {
-		text := "pushing " + familiar(n)
+		text := "pushing " + reference.Familiar(n)
 		err := x.Pusher.Push(ctx, n, what, source.PushOptions{
 			Origins: p.origins(), ByDigest: out.ByDigest, Insecure: out.Insecure,
 			Progress: func(done, total int64) { x.progress(text, done, total) },

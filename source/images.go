@@ -13,12 +13,12 @@ import (
 	"time"
 
 	"github.com/containerd/platforms"
-	"github.com/distribution/reference"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/seed0570efb0/build/cache"
 	"github.com/seed0570efb0/build/internal/digest"
+	"github.com/seed0570efb0/build/internal/reference"
 	"github.com/seed0570efb0/build/snapshot"
 )
 
@@ -39,13 +39,7 @@ type Image struct {
 }
 
 // Familiar returns the name as people write it, like "app:1".
-func (i *Image) Familiar() string {
-	named, err := reference.ParseNormalizedNamed(i.Name)
-	if err != nil {
-		return i.Name
-	}
-	return reference.FamiliarString(named)
-}
+func (i *Image) Familiar() string { return reference.Familiar(i.Name) }
 
 // Title returns what an image is called in messages: its name, or the beginning of its ID.
 func (i *Image) Title() string {
@@ -66,18 +60,15 @@ func (i *Image) Pinned() string {
 
 // Normalize returns the full form of an image name: "app" is "docker.io/library/app:latest". Of a name with
 // tag and digest the digest counts.
-func Normalize(ref string) (reference.Named, error) {
-	named, err := reference.ParseNormalizedNamed(ref)
+func Normalize(ref string) (reference.Reference, error) {
+	named, err := reference.Parse(ref)
 	if err != nil {
-		return nil, &ImageError{ref, err, "write an image as [HOST/]NAME[:TAG], all but the tag in lower case"}
+		return named, &ImageError{ref, err, "write an image as [HOST/]NAME[:TAG], all but the tag in lower case"}
 	}
-	if d, ok := named.(reference.Digested); ok {
-		if _, err := digest.Parse(string(d.Digest())); err != nil {
-			return nil, &ImageError{Ref: ref, Err: err}
-		}
-		return reference.WithDigest(reference.TrimNamed(named), d.Digest())
+	if !named.Digest.IsZero() {
+		named.Tag = ""
 	}
-	return reference.TagNameOnly(named), nil
+	return named.Tagged(), nil
 }
 
 // Images are the names of images in a store. It is safe for concurrent use, by other processes too.

@@ -5,13 +5,13 @@ import (
 	"errors"
 	"strings"
 
-	"github.com/distribution/reference"
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"github.com/seed0570efb0/build/internal/digest"
+	"github.com/seed0570efb0/build/internal/reference"
 )
 
 // PushOptions say how something is pushed.
@@ -33,16 +33,16 @@ func (c *Client) Push(ctx context.Context, ref string, what remote.Taggable, opt
 	if err != nil {
 		return err
 	}
-	if _, pinned := named.(reference.Digested); pinned {
+	if !named.Digest.IsZero() {
 		return &ImageError{ref, errors.New("cannot be pushed under a digest"), "name a tag"}
 	}
 	if err := c.push(ctx, named, what, opt); err != nil {
-		return c.explain(reference.FamiliarString(named), err)
+		return c.explain(named.Familiar(), err)
 	}
 	return nil
 }
 
-func (c *Client) push(ctx context.Context, named reference.Named, what remote.Taggable, opt PushOptions) error {
+func (c *Client) push(ctx context.Context, named reference.Reference, what remote.Taggable, opt PushOptions) error {
 	to, err := c.pusher(named.Name(), opt.Insecure)
 	if err != nil {
 		return err
@@ -55,7 +55,7 @@ func (c *Client) push(ctx context.Context, named reference.Named, what remote.Ta
 		}
 		ref = to.repo.Digest(h.String())
 	} else {
-		ref = to.repo.Tag(named.(reference.Tagged).Tag())
+		ref = to.repo.Tag(named.Tag)
 	}
 	updates := make(chan v1.Update, 64)
 	drained := make(chan struct{})
@@ -67,7 +67,7 @@ func (c *Client) push(ctx context.Context, named reference.Named, what remote.Ta
 			}
 		}
 	}()
-	err = remote.Push(ref, mountable(what, mounts{reference.Domain(named), to, opt.Origins}),
+	err = remote.Push(ref, mountable(what, mounts{named.Domain, to, opt.Origins}),
 		remote.WithContext(ctx),
 		remote.WithAuthFromKeychain(authn.DefaultKeychain),
 		remote.WithTransport(to.transport),

@@ -15,11 +15,11 @@ import (
 	"sync"
 	"syscall"
 
-	"github.com/distribution/reference"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/seed0570efb0/build/internal/digest"
+	"github.com/seed0570efb0/build/internal/reference"
 	"github.com/seed0570efb0/build/snapshot"
 )
 
@@ -184,11 +184,11 @@ func (e *ImageError) answer(status *transport.Error) {
 }
 
 func registryOf(ref string) string {
-	named, err := reference.ParseNormalizedNamed(ref)
+	named, err := reference.Parse(ref)
 	if err != nil {
 		return ref
 	}
-	return reference.Domain(named)
+	return named.Domain
 }
 
 // configFile returns where docker keeps credentials, for messages.

@@ -12,13 +12,13 @@ import (
 	"time"
 
 	"github.com/containerd/platforms"
-	"github.com/distribution/reference"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/seed0570efb0/build/cache"
 	"github.com/seed0570efb0/build/internal/digest"
+	"github.com/seed0570efb0/build/internal/reference"
 	"github.com/seed0570efb0/build/snapshot"
 )
 
@@ -67,8 +67,8 @@ func (m *Images) Resolve(ctx context.Context, ref string, p ocispec.Platform, pu
 }
 
 // explain says why a registry could not help. stored is what the store has under the name, though not all of it.
-func (m *Images) explain(named reference.Named, p ocispec.Platform, stored *Image, err error) error {
-	ref := reference.FamiliarString(named)
+func (m *Images) explain(named reference.Reference, p ocispec.Platform, stored *Image, err error) error {
+	ref := named.Familiar()
 	err = m.client.explain(ref, err)
 	if !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrUnauthorized) {
 		return err
@@ -112,13 +112,10 @@ func (m *Images) Load(ctx context.Context, img *Image) (*Resolved, error) {
 	return r, nil
 }
 
-func (m *Images) pull(ctx context.Context, named reference.Named, p ocispec.Platform) (*Resolved, error) {
-	id := ""
-	switch n := named.(type) {
-	case reference.Digested:
-		id = string(n.Digest())
-	case reference.Tagged:
-		id = n.Tag()
+func (m *Images) pull(ctx context.Context, named reference.Reference, p ocispec.Platform) (*Resolved, error) {
+	id := named.Tag
+	if !named.Digest.IsZero() {
+		id = named.Digest.String()
 	}
 	repo, err := m.client.repository(named.Name())
 	if err != nil {

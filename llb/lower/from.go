@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/containerd/platforms"
-	"github.com/distribution/reference"
 	"github.com/moby/buildkit/frontend/dockerfile/linter"
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
 	"github.com/moby/buildkit/util/suggest"
@@ -17,6 +16,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/seed0570efb0/build/internal/reference"
 	"github.com/seed0570efb0/build/llb"
 	"github.com/seed0570efb0/build/parser"
 )
@@ -167,7 +167,7 @@ func (s *stage) imageKey() (imageKey, *Context, error) {
 	if s.context != nil {
 		return imageKey{s.from.Name, true, platform}, s.context, nil
 	}
-	named, err := reference.ParseNormalizedNamed(s.base)
+	named, err := reference.Parse(s.base)
 	if err != nil {
 		hint := ""
 		if lower := strings.ToLower(s.base); s.byName[lower] != nil {
@@ -179,7 +179,7 @@ func (s *stage) imageKey() (imageKey, *Context, error) {
 		name, _ := contextName(s.base)
 		return imageKey{name, true, platform}, c, nil
 	}
-	return imageKey{reference.TagNameOnly(named).String(), false, platform}, nil, nil
+	return imageKey{named.Tagged().String(), false, platform}, nil, nil
 }
 
 // ask finds one image.

@@ -8,13 +8,14 @@ import (
 	"strings"
 
 	"github.com/containerd/platforms"
-	"github.com/distribution/reference"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/linter"
 	dfparser "github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
 	"github.com/moby/buildkit/util/suggest"
 	"github.com/moby/patternmatcher"
+
+	"github.com/seed0570efb0/build/internal/reference"
 )
 
 // The rules themselves, with their texts, are BuildKit's; what is here finds where they are broken. The parser
@@ -107,7 +108,7 @@ func (l *lowering) lintDefaults() {
 		if err != nil {
 			return
 		}
-		if _, err := reference.ParseNormalizedNamed(name); err != nil {
+		if _, err := reference.Parse(name); err != nil {
 			rule := &linter.RuleInvalidDefaultArgInFrom
 			l.lint.Run(rule, s.Location, rule.Format(s.BaseName))
 		}

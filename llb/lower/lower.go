@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/containerd/platforms"
-	"github.com/distribution/reference"
 	"github.com/moby/buildkit/frontend/dockerfile/linter"
 	dfparser "github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
@@ -23,6 +22,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/seed0570efb0/build/internal/digest"
+	"github.com/seed0570efb0/build/internal/reference"
 	"github.com/seed0570efb0/build/llb"
 	"github.com/seed0570efb0/build/parser"
 )
@@ -260,11 +260,11 @@ func (l *lowering) namedContext(name string, p ocispec.Platform) *Context {
 
 // contextName returns the shortest way to say name: "docker.io/library/img:latest" is "img".
 func contextName(name string) (string, bool) {
-	named, err := reference.ParseNormalizedNamed(name)
+	named, err := reference.Parse(name)
 	if err != nil {
 		return "", false
 	}
-	return strings.TrimSuffix(reference.FamiliarString(named), ":latest"), true
+	return strings.TrimSuffix(named.Familiar(), ":latest"), true
 }
 
 // localContext returns the vertex of a local context, the same one each time.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -284,21 +283,6 @@ func TestProxyVariables(t *testing.T) {
 	want := []string{"HTTP_PROXY=lower", "http_proxy=lower", "NO_PROXY=n", "no_proxy=n"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
-	}
-}
-
-// TestImports keeps the meaning of a Dockerfile apart from how anything runs.
-func TestImports(t *testing.T) {
-	out, err := exec.Command("go", "list", "-f", `{{join .Imports "\n"}}`, ".").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	const module = "github.com/seed0570efb0/build/"
-	allowed := map[string]bool{"parser": true, "llb": true, "internal/digest": true}
-	for _, path := range strings.Fields(string(out)) {
-		if own, ok := strings.CutPrefix(path, module); ok && !allowed[own] {
-			t.Errorf("lower imports %s", path)
-		}
 	}
 }
 
