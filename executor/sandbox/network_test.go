@@ -122,9 +122,7 @@ func testDNS(t *testing.T) {
 
 func testPing(t *testing.T) {
 	for _, ip := range []string{hostIP4, hostIP6, "192.0.0.1"} {
-		if out := run(t, defaultNet(sh(t, "busybox ping -c 2 -i 0.1 -W 5 "+ip))); !strings.Contains(out, " 0% packet loss") {
-			t.Error(out)
-		}
+		run(t, defaultNet(sh(t, "busybox ping -c 2 -i 0.1 -W 5 "+ip))) // which fails without any answer: a busy host may drop one
 	}
 	out, _, status, _ := try(defaultNet(sh(t, "busybox ping -c 1 -W 1 198.51.100.77")))
 	if status.Code == 0 {
