@@ -51,7 +51,7 @@ func (s *Store) OpenBlob(d digest.Digest) (*os.File, error) {
 
 // ReadBlob returns the verified bytes of a small blob.
 func (s *Store) ReadBlob(d digest.Digest) ([]byte, error) {
-	b, err := os.ReadFile(s.path(BlobFile(d)))
+	b, err := readFile(s.path(BlobFile(d)))
 	if err != nil {
 		return nil, err
 	}

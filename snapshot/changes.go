@@ -246,7 +246,7 @@ func (s *Store) commitNew(parent digest.Digest, created time.Time, write func(w 
 	if err != nil {
 		return digest.Digest{}, err
 	}
-	return s.commit(parent, toc, created, func() error { _, err := blob.Commit(); return err })
+	return s.commit(parent, toc, toc.Size, created, func() error { _, err := blob.Commit(); return err })
 }
 
 // A blobHash is that of what a blob writer gets, which hashes it anyway.

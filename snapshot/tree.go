@@ -216,7 +216,7 @@ func (s *Store) CommitTree(ctx context.Context, parent digest.Digest, dir string
 	if err != nil {
 		return digest.Digest{}, err
 	}
-	return s.commit(parent, toc, created, func() error { return s.keepTree(ctx, toc.DiffID, dir) })
+	return s.commit(parent, toc, 0, created, func() error { return s.keepTree(ctx, toc.DiffID, dir) })
 }
 
 // tarFromTree makes the tar of a captured layer again. At its end the bytes are checked against the
