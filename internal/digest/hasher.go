@@ -98,6 +98,9 @@ func (h *Hasher) Strings(label string, list []string) {
 // Map adds a field whose value is the map in the order of its keys.
 func (h *Hasher) Map(label string, m map[string]string) {
 	h.Int(label, int64(len(m)))
+	if len(m) == 0 { // as most are
+		return
+	}
 	for _, k := range slices.Sorted(maps.Keys(m)) {
 		h.String(k, m[k])
 	}
