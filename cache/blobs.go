@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 
 	"github.com/seed0570efb0/build/internal/digest"
+	"github.com/seed0570efb0/build/internal/sparse"
 )
 
 // BlobDir is the folder of the blobs, for Digests.
@@ -51,7 +52,7 @@ func (s *Store) OpenBlob(d digest.Digest) (*os.File, error) {
 
 // ReadBlob returns the verified bytes of a small blob.
 func (s *Store) ReadBlob(d digest.Digest) ([]byte, error) {
-	b, err := os.ReadFile(s.path(BlobFile(d)))
+	b, err := readFile(s.path(BlobFile(d)))
 	if err != nil {
 		return nil, err
 	}
@@ -137,10 +138,11 @@ func (v *verifiedBlob) Close() error { return v.f.Close() }
 // A BlobWriter takes the bytes of a blob whose digest is not known yet.
 // It must end in Commit or Abort.
 type BlobWriter struct {
-	s *Store
-	f *os.File
-	h hash.Hash
-	n int64
+	s   *Store
+	f   *os.File
+	out *sparse.Writer
+	h   hash.Hash
+	n   int64
 }
 
 // NewBlob starts a blob.
@@ -153,12 +155,12 @@ func (s *Store) NewBlob() (*BlobWriter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &BlobWriter{s: s, f: f, h: sha256.New()}, nil
+	return &BlobWriter{s: s, f: f, out: sparse.NewWriter(f), h: sha256.New()}, nil
 }
 
 // Write implements io.Writer.
 func (w *BlobWriter) Write(p []byte) (int, error) {
-	n, err := w.f.Write(p)
+	n, err := w.out.Write(p)
 	w.h.Write(p[:n])
 	w.n += int64(n)
 	return n, err
@@ -174,6 +176,9 @@ func (w *BlobWriter) Size() int64 { return w.n }
 func (w *BlobWriter) Commit() (digest.Digest, error) {
 	defer w.Abort()
 	d := w.Digest()
+	if err := w.out.Finish(); err != nil {
+		return d, err
+	}
 	if err := w.f.Close(); err != nil {
 		return d, err
 	}

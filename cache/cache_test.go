@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -473,4 +474,23 @@ func TestSharedLockExcludesWriters(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+func TestReadFileReadsAll(t *testing.T) {
+	s := open(t)
+	for _, size := range []int{0, 1, 511, 512, 513, 4096, 100_000} {
+		want := bytes.Repeat([]byte("x"), size)
+		if err := s.WriteFile("f", want); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := s.ReadFile("f"); !bytes.Equal(got, want) || err != nil {
+			t.Errorf("%d bytes: %d are read, %v", size, len(got), err)
+		}
+	}
+	if _, err := s.ReadFile("missing"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("of a missing file: %v", err)
+	}
+	if _, err := s.ReadFile("tmp"); !errors.Is(err, unix.EISDIR) {
+		t.Errorf("of a folder: %v", err)
+	}
 }

@@ -93,7 +93,7 @@ func (s *Store) readEntry(key Key) (Entry, error) {
 }
 
 func (s *Store) entry(key Key) (e Entry, gone bool, err error) {
-	b, err := os.ReadFile(s.path(key.File()))
+	b, err := readFile(s.path(key.File()))
 	if errors.Is(err, fs.ErrNotExist) {
 		return Entry{Key: key}, true, nil
 	}

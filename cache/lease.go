@@ -135,7 +135,7 @@ func (s *Store) leased() (map[digest.Digest]bool, error) {
 	all := map[digest.Digest]bool{}
 	for _, e := range entries {
 		dir := s.path("tmp", e.Name())
-		b, err := os.ReadFile(filepath.Join(dir, leaseName))
+		b, err := readFile(filepath.Join(dir, leaseName))
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || err == nil && removeDead(dir) {
 			continue
 		}

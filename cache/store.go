@@ -43,7 +43,7 @@ func (e *StoreError) Unwrap() error { return e.Err }
 // Open opens the store at root and makes it where it is missing.
 func Open(root string) (*Store, error) {
 	s := &Store{root: root}
-	if b, err := os.ReadFile(s.path("version")); err == nil && len(bytes.Trim(b, "\x00")) > 0 { // a power cut may have emptied it
+	if b, err := readFile(s.path("version")); err == nil && len(bytes.Trim(b, "\x00")) > 0 { // a power cut may have emptied it
 		if string(b) != version {
 			return nil, &StoreError{root, fmt.Errorf("layout %q is not the %q of this program", strings.TrimSpace(string(b)), strings.TrimSpace(version)),
 				"name another folder with --root"}
@@ -134,7 +134,7 @@ func (s *Store) publish(tmp, name string) error {
 }
 
 // ReadFile reads a file of the store, named relative to it.
-func (s *Store) ReadFile(name string) ([]byte, error) { return os.ReadFile(s.path(name)) }
+func (s *Store) ReadFile(name string) ([]byte, error) { return readFile(s.path(name)) }
 
 // Path returns the path of a name relative to the store, or of one below it.
 func (s *Store) Path(name ...string) string { return s.path(name...) }

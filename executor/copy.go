@@ -240,9 +240,9 @@ func (c *copier) below(from, dest string, src llb.Source) error {
 		}
 		to := join(dest, relative(from, s.Path))
 		if s.passed {
-			err = c.pass(s.Entry, to)
+			err = c.pass(*s.Entry, to)
 		} else {
-			err = c.entry(s.Entry, to)
+			err = c.entry(*s.Entry, to)
 		}
 		if err != nil {
 			return err

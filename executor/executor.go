@@ -199,7 +199,7 @@ func (x *Executor) execute(ctx context.Context, v *llb.Vertex, inputs []digest.D
 // Memory is a cache index that takes a result for a miss when its layers are gone. It implements solver.Memory.
 type Memory struct {
 	*cache.Store
-	Layers *snapshot.Store
+	Layers *snapshot.Look
 }
 
 // Lookup implements solver.Memory.

@@ -118,8 +118,7 @@ type part struct {
 func (r *reading) entries(yield func(snapshot.Entry) bool) {
 	for _, p := range r.parts {
 		for _, s := range p.list {
-			p.forget(&s)
-			if !yield(s.Entry) {
+			if !yield(p.counted(s)) {
 				return
 			}
 		}
@@ -179,7 +178,7 @@ func hashSource(ctx context.Context, r *reading, t snapshot.Tree, root snapshot.
 	}
 	gone := replaced{mode: mode, owner: c.Owner != nil}
 	if root.Type != snapshot.Dir {
-		return hashEntries(ctx, r, t, root.Path, part{[]selected{{Entry: root}}, gone})
+		return hashEntries(ctx, r, t, root.Path, part{[]selected{{Entry: &root}}, gone})
 	}
 	list, err := selectBelow(ctx, t, root.Path, c, src)
 	if err != nil {
@@ -195,25 +194,27 @@ type replaced struct {
 	owner bool
 }
 
-// forget clears what is replaced of s. A folder that is only passed may give its permission bits to one that is there.
-func (r replaced) forget(s *selected) {
+// counted returns s without what is replaced. A folder that is only passed may give its permission bits to one that is there.
+func (r replaced) counted(s selected) snapshot.Entry {
+	e := *s.Entry
 	switch {
-	case s.Type == snapshot.Symlink, s.passed:
+	case e.Type == snapshot.Symlink, s.passed:
 	case r.mode.bits != nil:
-		s.Mode = 0
+		e.Mode = 0
 	default:
-		s.Mode = r.mode.of(s.Mode, s.Type == snapshot.Dir)
+		e.Mode = r.mode.of(e.Mode, e.Type == snapshot.Dir)
 	}
 	if r.owner {
-		s.UID, s.GID = 0, 0
+		e.UID, e.GID = 0, 0
 	}
+	return e
 }
 
 // hashTree writes root and all below it into r.
 func hashTree(ctx context.Context, r *reading, t snapshot.Tree, root snapshot.Entry) error {
 	var list []selected
 	err := snapshot.Walk(t, root.Path, func(e snapshot.Entry) (bool, error) {
-		list = append(list, selected{Entry: e})
+		list = append(list, selected{Entry: &e})
 		return true, context.Cause(ctx)
 	})
 	if err != nil {
@@ -228,9 +229,11 @@ func hashEntries(ctx context.Context, r *reading, t snapshot.Tree, root string, 
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(hashers)
 	for i := range p.list {
-		if e := &p.list[i].Entry; e.Type == snapshot.Regular && e.Digest.IsZero() {
+		if at := p.list[i].Entry; at.Type == snapshot.Regular && at.Digest.IsZero() {
+			e := *at
+			p.list[i].Entry = &e // the other one belongs to the tree
 			g.Go(func() (err error) {
-				e.Digest, err = t.Digest(ctx, *e)
+				e.Digest, err = t.Digest(ctx, e)
 				return err
 			})
 		}
@@ -241,16 +244,16 @@ func hashEntries(ctx context.Context, r *reading, t snapshot.Tree, root string, 
 	r.parts = append(r.parts, p)
 	names := map[string]string{} // inode -> first name
 	for _, s := range p.list {
-		s.Path = relative(root, s.Path)
-		p.forget(&s)
-		snapshot.HashEntry(r.Hasher, &s.Entry)
-		if s.Inode == "" {
+		e := p.counted(s)
+		e.Path = relative(root, e.Path)
+		snapshot.HashEntry(r.Hasher, &e)
+		if e.Inode == "" {
 			continue
 		}
-		if first, ok := names[s.Inode]; ok {
+		if first, ok := names[e.Inode]; ok {
 			r.String("hard link to", first)
 		} else {
-			names[s.Inode] = s.Path
+			names[e.Inode] = e.Path
 		}
 	}
 	return nil

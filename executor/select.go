@@ -22,9 +22,9 @@ type selection struct {
 	list []selected
 }
 
-// A selected is an entry of a selection. One that is only passed is a folder on the way to others.
+// A selected is an entry of a selection, which belongs to the tree. One that is only passed is a folder on the way to others.
 type selected struct {
-	snapshot.Entry
+	*snapshot.Entry
 	passed bool
 }
 
@@ -65,12 +65,13 @@ func wayTo(pattern string) string {
 }
 
 // children adds what is in dir. The folders of passed are on the way to it, and not in the list yet.
-func (s *selection) children(dir string, above standing, passed []snapshot.Entry) error {
+func (s *selection) children(dir string, above standing, passed []*snapshot.Entry) error {
 	entries, err := s.tree.ReadDir(dir)
 	if err != nil {
 		return err
 	}
-	for _, e := range entries {
+	for i := range entries {
+		e := &entries[i]
 		if err := context.Cause(s.ctx); err != nil {
 			return err
 		}
@@ -104,7 +105,7 @@ func (s *selection) children(dir string, above standing, passed []snapshot.Entry
 }
 
 // judge tells whether e is taken, and whether something in it may be.
-func (s *selection) judge(e snapshot.Entry, above standing) (taken, enter bool, below standing, err error) {
+func (s *selection) judge(e *snapshot.Entry, above standing) (taken, enter bool, below standing, err error) {
 	rel := relative(s.root, e.Path)
 	taken = true
 	if s.include != nil {

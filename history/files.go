@@ -40,15 +40,20 @@ func newFile(e *snapshot.Entry) File {
 
 // AddFiles keeps what is behind the digest of a selection, unless that is known.
 func (l *Log) AddFiles(d digest.Digest, entries iter.Seq[snapshot.Entry]) error {
-	name := fileOf("files", d)
-	if l.has(name) {
+	if _, ok := l.listed.Load(d); ok {
 		return nil
 	}
-	var files []File
-	for e := range entries {
-		files = append(files, newFile(&e))
+	if name := fileOf("files", d); !l.has(name) {
+		var files []File
+		for e := range entries {
+			files = append(files, newFile(&e))
+		}
+		if err := l.disk.WriteFile(name, marshalFiles(files)); err != nil {
+			return err
+		}
 	}
-	return l.disk.WriteFile(name, marshalFiles(files))
+	l.listed.Store(d, true)
+	return nil
 }
 
 // files returns what is behind the digest of a selection, if it is known.

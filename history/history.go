@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/seed0570efb0/build/cache"
@@ -29,10 +30,14 @@ import (
 const Keep = 100
 
 // A Log holds the records of one store. It is safe for concurrent use, by other processes too.
-type Log struct{ disk *cache.Store }
+type Log struct {
+	disk *cache.Store
+	// listed are the selections whose files this process knows to be kept: the steps of a build often select the same.
+	listed sync.Map // digest.Digest -> true
+}
 
 // Open returns the records in disk.
-func Open(disk *cache.Store) *Log { return &Log{disk} }
+func Open(disk *cache.Store) *Log { return &Log{disk: disk} }
 
 // A Subject is what a build is about. Builds of one subject are compared with each other.
 type Subject struct {

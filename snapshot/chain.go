@@ -7,9 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
-	"slices"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/seed0570efb0/build/internal/digest"
@@ -24,6 +21,8 @@ type Chain struct {
 	// Content names what the chain holds, whenever its layers were made. Layers that come with an
 	// image count by their diff IDs, which are known before they are downloaded.
 	Content digest.Digest `json:"content"`
+	// Tar is the size in bytes of the layer's tar, where that is the form it was made in. It is 0 for others.
+	Tar int64 `json:"tar,omitempty"`
 	// Created is when the layer was made, in UTC; zero for layers that come with an image.
 	Created time.Time `json:"created"`
 	Made
@@ -51,24 +50,30 @@ func chainFile(id digest.Digest) string {
 // Append records the chain that has layer on top of parent, holds it and returns its ID. When
 // that chain is known already it is left as it is, its time included.
 func (s *Store) Append(parent, layer, content digest.Digest, created time.Time) (digest.Digest, error) {
-	id := chainID(parent, layer)
-	if known, err := s.use(id); err != nil || known {
-		return id, err
+	return s.append(Chain{Parent: parent, Layer: layer, Content: content, Created: created})
+}
+
+// append is Append of a chain whose Content is that of its layer alone.
+func (s *Store) append(c Chain) (digest.Digest, error) {
+	c.ID = chainID(c.Parent, c.Layer)
+	if known, err := s.use(c.ID); err != nil || known {
+		return c.ID, err
 	}
-	below, err := s.Content(parent)
+	below, err := s.Content(c.Parent)
 	if err != nil {
-		return id, err
+		return c.ID, err
 	}
 	// Two steps may make the same chain at once. Whoever is second must not change its time, which is in the first one's image already.
-	unlock, err := s.disk.Lock(context.Background(), "chain/"+id.Hex())
+	unlock, err := s.disk.Lock(context.Background(), "chain/"+c.ID.Hex())
 	if err != nil {
-		return id, err
+		return c.ID, err
 	}
 	defer unlock()
-	if known, err := s.use(id); err != nil || known {
-		return id, err
+	if known, err := s.use(c.ID); err != nil || known {
+		return c.ID, err
 	}
-	return id, s.writeChain(&Chain{ID: id, Parent: parent, Layer: layer, Content: chainContent(below, content), Created: created.UTC()})
+	c.Content, c.Created = chainContent(below, c.Content), c.Created.UTC()
+	return c.ID, s.writeChain(&c)
 }
 
 func (s *Store) writeChain(c *Chain) error {
@@ -139,7 +144,7 @@ func (s *Store) Stack(lower, upper digest.Digest) (digest.Digest, error) {
 	}
 	for _, c := range chains {
 		// The content of c counts what is below it too: that may make two equal stacks differ, never the reverse.
-		if lower, err = s.Append(lower, c.Layer, c.Content, c.Created); err != nil {
+		if lower, err = s.append(Chain{Parent: lower, Layer: c.Layer, Content: c.Content, Tar: c.Tar, Created: c.Created}); err != nil {
 			return digest.Digest{}, err
 		}
 		if err := s.Describe(lower, c.Made); err != nil {
@@ -194,45 +199,4 @@ func (s *Store) Content(id digest.Digest) (digest.Digest, error) {
 		return digest.Digest{}, err
 	}
 	return c.Content, nil
-}
-
-// Usable reports whether every layer of a chain is there, or can be fetched, and holds the chain. It looks at records and sizes only.
-func (s *Store) Usable(id digest.Digest) (bool, error) {
-	if id.IsZero() {
-		return true, nil
-	}
-	if known, err := s.use(id); err != nil || !known {
-		return false, err
-	}
-	chains, err := s.Chains(id)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	return s.hasLayers(chains), nil
-}
-
-// lookers is how many layers are looked for at once: there may be thousands, each in some folders of its own.
-const lookers = 4
-
-// hasLayers reports whether every layer is there, or can be fetched.
-func (s *Store) hasLayers(chains []*Chain) bool {
-	var missing atomic.Bool
-	var all sync.WaitGroup
-	for part := range slices.Chunk(chains, max(1, (len(chains)+lookers-1)/lookers)) {
-		all.Go(func() {
-			for _, c := range part {
-				if missing.Load() {
-					return
-				}
-				if !s.hasLayer(c) {
-					missing.Store(true)
-				}
-			}
-		})
-	}
-	all.Wait()
-	return !missing.Load()
 }

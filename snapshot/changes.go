@@ -247,7 +247,7 @@ func (s *Store) commitNew(parent digest.Digest, m Making, write func(w *Writer) 
 	if err != nil {
 		return digest.Digest{}, err
 	}
-	id, err := s.commit(parent, toc, m.Created, func() error { _, err := blob.Commit(); return err })
+	id, err := s.commit(parent, toc, toc.Size, m.Created, func() error { _, err := blob.Commit(); return err })
 	if err == nil {
 		tap.name(toc.DiffID)
 	}

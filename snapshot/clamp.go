@@ -34,7 +34,7 @@ func (s *Store) clamp(ctx context.Context, parent digest.Digest, c *Chain, t int
 	}
 	late := func(e Entry) bool { return e.Mtime > t }
 	if toc.Opaque || !slices.ContainsFunc(toc.Entries, late) { // only layers of images hide all that is below
-		return s.Append(parent, c.Layer, toc.Content, c.Created)
+		return s.append(Chain{Parent: parent, Layer: c.Layer, Content: toc.Content, Tar: c.Tar, Created: c.Created})
 	}
 	return s.commitNew(parent, Making{Created: c.Created}, func(w *Writer) error {
 		for _, e := range toc.Entries {

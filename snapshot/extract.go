@@ -10,6 +10,7 @@ import (
 
 	"github.com/seed0570efb0/build/internal/owners"
 	"github.com/seed0570efb0/build/internal/safefs"
+	"github.com/seed0570efb0/build/internal/sparse"
 )
 
 // An extractor makes the tree of a layer in overlay form: a whiteout is a character device 0:0, an opaque
@@ -137,7 +138,10 @@ func (x *extractor) createFile(dir int, name string, content io.Reader) error {
 	if from, ok := content.(*os.File); ok {
 		_, err = f.ReadFrom(from) // the kernel copies, or shares the blocks
 	} else {
-		_, err = io.CopyBuffer(struct{ io.Writer }{f}, content, x.buf)
+		w := sparse.NewWriter(f)
+		if _, err = io.CopyBuffer(struct{ io.Writer }{w}, content, x.buf); err == nil {
+			err = w.Finish()
+		}
 	}
 	if e := f.Close(); err == nil {
 		err = e

@@ -130,32 +130,6 @@ func (s *Store) editBlobs(ctx context.Context, layer digest.Digest, edit func([]
 	return s.disk.WriteFile(layerFile(layer, "blobs"), append(data, '\n'))
 }
 
-// hasLayer reports whether the topmost layer of c has a form here, or an origin elsewhere.
-func (s *Store) hasLayer(c *Chain) bool {
-	if s.hasUsualTree(c.Layer) {
-		return true
-	}
-	n, ok := s.disk.BlobSize(c.Layer)
-	if ok {
-		if toc, err := s.readTOC(c.Layer); err == nil && toc.Size == n {
-			return true
-		}
-	}
-	if s.hasTree(c) {
-		return true
-	}
-	if ok {
-		return false
-	}
-	blobs, err := s.Blobs(c.Layer)
-	if err != nil {
-		return false
-	}
-	return slices.ContainsFunc(blobs, func(b Blob) bool {
-		return s.hasBlob(b) || len(b.Origins) > 0
-	})
-}
-
 // readTOC returns the table of contents that is kept of a layer. A damaged one is fs.ErrNotExist.
 func (s *Store) readTOC(layer digest.Digest) (*TOC, error) {
 	if t, ok := s.tocs.Load(layer); ok {
@@ -247,12 +221,13 @@ type Making struct {
 }
 
 // commit records a new layer on parent and keeps its first form. The form, which may be large, comes last: when a
-// record cannot be written, nothing stays that no other record knows. Records without a form are no layer.
-func (s *Store) commit(parent digest.Digest, toc *TOC, created time.Time, keep func() error) (digest.Digest, error) {
+// record cannot be written, nothing stays that no other record knows. Records without a form are no layer. tar is the size of
+// the form when it is a tar.
+func (s *Store) commit(parent digest.Digest, toc *TOC, tar int64, created time.Time, keep func() error) (digest.Digest, error) {
 	if err := s.writeTOC(toc); err != nil {
 		return digest.Digest{}, err
 	}
-	id, err := s.Append(parent, toc.DiffID, toc.Content, created)
+	id, err := s.append(Chain{Parent: parent, Layer: toc.DiffID, Content: toc.Content, Tar: tar, Created: created})
 	if err != nil {
 		return digest.Digest{}, err
 	}

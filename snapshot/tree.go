@@ -216,7 +216,7 @@ func (s *Store) CommitTree(ctx context.Context, parent digest.Digest, dir string
 	if err != nil {
 		return digest.Digest{}, err
 	}
-	id, err := s.commit(parent, toc, m.Created, func() error { return s.keepTree(ctx, toc.DiffID, dir) })
+	id, err := s.commit(parent, toc, 0, m.Created, func() error { return s.keepTree(ctx, toc.DiffID, dir) })
 	if err == nil {
 		tap.name(toc.DiffID)
 	}

@@ -9,6 +9,7 @@ import (
 	"hash"
 	"io"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/seed0570efb0/build/internal/digest"
@@ -23,12 +24,21 @@ const (
 // A Writer writes the tar of a layer. The bytes depend on the entries alone: headers
 // carry no names of users, no access times, and whole seconds.
 type Writer struct {
-	out     *bufio.Writer
+	*writerBuffers
 	tw      *tar.Writer
 	sum     *counter
 	entries []Entry
-	buf     []byte
 }
+
+// writerBuffers are used again once a Writer is closed: to clear new ones costs more than to write a small layer.
+type writerBuffers struct {
+	out *bufio.Writer
+	buf []byte
+}
+
+var writerBuffersPool = sync.Pool{New: func() any {
+	return &writerBuffers{out: bufio.NewWriterSize(nil, 256<<10), buf: make([]byte, 128<<10)}
+}}
 
 // counter counts and hashes what passes on to w.
 type counter struct {
@@ -46,8 +56,9 @@ func (c *counter) Write(p []byte) (int, error) {
 // NewWriter returns a Writer on w. Entries must be added in the order of their paths.
 func NewWriter(w io.Writer) *Writer {
 	sum := &counter{w: w, h: sha256.New()}
-	out := bufio.NewWriterSize(sum, 256<<10)
-	return &Writer{out: out, tw: tar.NewWriter(out), sum: sum, buf: make([]byte, 128<<10)}
+	b := writerBuffersPool.Get().(*writerBuffers)
+	b.out.Reset(sum)
+	return &Writer{writerBuffers: b, tw: tar.NewWriter(b.out), sum: sum}
 }
 
 // ErrChanged is returned when a file is not as long as its entry says.
@@ -99,7 +110,7 @@ func (w *Writer) content(e *Entry, r io.Reader) error {
 	return nil
 }
 
-// Close ends the tar and returns its table of contents.
+// Close ends the tar and returns its table of contents. The Writer must not be used again.
 func (w *Writer) Close() (*TOC, error) {
 	if err := w.tw.Close(); err != nil {
 		return nil, err
@@ -107,6 +118,9 @@ func (w *Writer) Close() (*TOC, error) {
 	if err := w.out.Flush(); err != nil {
 		return nil, err
 	}
+	w.out.Reset(nil)
+	writerBuffersPool.Put(w.writerBuffers)
+	w.writerBuffers = nil
 	t := &TOC{DiffID: digest.Digest(w.sum.h.Sum(nil)), Size: w.sum.n, Entries: w.entries}
 	t.Content = contentDigest(t)
 	return t, nil

@@ -4,6 +4,7 @@
 package solver
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync"
@@ -167,22 +168,23 @@ func (r *run) definition(ctx context.Context, v *llb.Vertex) (cache.Key, error) 
 	})
 }
 
-// all calls f for every vertex at once.
+// all calls f for every vertex at once: for the first one in this goroutine, since steps are mostly chains of first inputs, and
+// thousands of goroutines that wait for each other take more memory than one with a deep stack.
 func all[T any](ctx context.Context, vs []*llb.Vertex, f func(context.Context, *llb.Vertex) (T, error)) ([]T, error) {
 	out := make([]T, len(vs))
-	if len(vs) == 1 { // a chain of steps needs no goroutines
-		var err error
-		out[0], err = f(ctx, vs[0])
-		return out, err
+	if len(vs) == 0 {
+		return out, nil
 	}
-	var g errgroup.Group
-	for i, v := range vs {
-		g.Go(func() (err error) {
-			out[i], err = f(ctx, v)
+	var others errgroup.Group
+	for i, v := range vs[1:] {
+		others.Go(func() (err error) {
+			out[1+i], err = f(ctx, v)
 			return err
 		})
 	}
-	return out, g.Wait()
+	var err error
+	out[0], err = f(ctx, vs[0])
+	return out, cmp.Or(err, others.Wait())
 }
 
 // step names the vertex in its error.

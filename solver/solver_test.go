@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 
 	"github.com/seed0570efb0/build/cache"
 	"github.com/seed0570efb0/build/internal/digest"
@@ -132,6 +134,34 @@ func run(name string, root *llb.Vertex, others ...*llb.Vertex) *llb.Vertex {
 		f.Actions = append(f.Actions, &llb.Copy{From: i + 1, Dest: "/"})
 	}
 	return llb.New(f, append([]*llb.Vertex{root}, others...), llb.Meta{Label: name})
+}
+
+// A long chain whose steps read a folder too needs no goroutine for each step that waits for the one below it.
+func TestLongChainTakesFewGoroutines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		folder := llb.New(&llb.Local{Name: "context"}, nil, llb.Meta{Label: "folder"})
+		first := run("first", scratch(), folder)
+		top := first
+		for i := range 1000 {
+			top = run(fmt.Sprint(i), top, folder)
+		}
+		proceed := make(chan struct{})
+		w.block["first"] = proceed
+		done := make(chan error)
+		go func() {
+			_, err := w.solver().Solve(t.Context(), top)
+			done <- err
+		}()
+		synctest.Wait() // all wait for the first step
+		if n := runtime.NumGoroutine(); n > 100 {
+			t.Errorf("%d goroutines wait for one step", n)
+		}
+		close(proceed)
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestSharedStepRunsOnce(t *testing.T) {

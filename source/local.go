@@ -30,10 +30,9 @@ type Local struct {
 	matcher *patternmatcher.PatternMatcher // nil: nothing is ignored
 	index   *StatIndex
 
-	mu      sync.Mutex
-	dirs    map[string]*localDir
-	stamps  map[string]stamp // of the regular files that were seen
-	digests map[string]hashed
+	mu     sync.Mutex
+	dirs   map[string]*localDir
+	hashed map[string]hashed // the files that the index did not know
 }
 
 // A hashed file is the digest of a file and what the file looked like then.
@@ -44,7 +43,8 @@ type hashed struct {
 
 // A localDir is a folder that was read.
 type localDir struct {
-	entries []snapshot.Entry // what is seen, ordered by name
+	entries []snapshot.Entry // what is seen, ordered by name; files that the index knows have their digests
+	stamps  []stamp          // of the entries
 	match   patternmatcher.MatchInfo
 	err     error
 }
@@ -52,7 +52,7 @@ type localDir struct {
 // NewLocal returns the folder dir seen through patterns, those of .dockerignore in order.
 // index, which may be nil, remembers digests of files between builds.
 func NewLocal(dir string, patterns []string, index *StatIndex) (*Local, error) {
-	l := &Local{dir: dir, index: index, dirs: map[string]*localDir{}, stamps: map[string]stamp{}, digests: map[string]hashed{}}
+	l := &Local{dir: dir, index: index, dirs: map[string]*localDir{}, hashed: map[string]hashed{}}
 	var err error
 	if len(patterns) > 0 {
 		if l.matcher, err = patternmatcher.New(patterns); err != nil {
@@ -121,24 +121,25 @@ func (l *Local) read(p string) *localDir {
 		}
 	}
 	if d.err == nil {
-		d.entries, d.err = l.list(p, d.match)
+		d.err = l.list(p, d)
 	}
 	return d
 }
 
-// list reads the folder p, whose patterns match as in match, and drops what is ignored.
-func (l *Local) list(p string, match patternmatcher.MatchInfo) ([]snapshot.Entry, error) {
+// list reads the folder p into d, whose patterns match already, without what is ignored.
+func (l *Local) list(p string, d *localDir) error {
 	f, err := l.root.OpenFile(p)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer f.Close()
 	names, err := f.Readdirnames(-1)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	slices.Sort(names)
-	out := make([]snapshot.Entry, 0, len(names))
+	known := l.index.folder(p)
+	d.entries, d.stamps = make([]snapshot.Entry, 0, len(names)), make([]stamp, 0, len(names))
 	for _, name := range names {
 		path := name
 		if p != "." {
@@ -149,21 +150,21 @@ func (l *Local) list(p string, match patternmatcher.MatchInfo) ([]snapshot.Entry
 			continue // removed meanwhile
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
-		seen, err := l.sees(e, match)
+		seen, err := l.sees(e, d.match)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if !seen {
 			continue
 		}
-		out = append(out, e)
 		if e.Type == snapshot.Regular {
-			l.stamps[path] = st
+			e.Digest = known.digest(name, st)
 		}
+		d.entries, d.stamps = append(d.entries, e), append(d.stamps, st)
 	}
-	return out, nil
+	return nil
 }
 
 // sees reports whether e is not ignored, or a folder with something in it that is not.
@@ -178,11 +179,11 @@ func (l *Local) sees(e snapshot.Entry, parent patternmatcher.MatchInfo) (bool, e
 	if e.Type != snapshot.Dir || !l.mayReinclude(e.Path) {
 		return false, nil
 	}
-	list, err := l.list(e.Path, match)
-	if err != nil || len(list) == 0 {
+	d := &localDir{match: match}
+	if err := l.list(e.Path, d); err != nil || len(d.entries) == 0 {
 		return false, err
 	}
-	l.dirs[e.Path] = &localDir{entries: list, match: match}
+	l.dirs[e.Path] = d
 	return true, nil
 }
 
@@ -254,10 +255,7 @@ func (l *Local) Open(e snapshot.Entry) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.mu.Lock()
-	h, ok := l.digests[e.Path]
-	l.mu.Unlock()
-	if ok && h.stamp != now {
+	if h, ok := l.known(e.Path); ok && h.stamp != now {
 		f.Close()
 		return nil, fmt.Errorf("%s: %w", filepath.Join(l.dir, e.Path), snapshot.ErrChanged)
 	}
@@ -286,26 +284,32 @@ func (l *Local) open(e snapshot.Entry) (*os.File, stamp, error) {
 
 // Digest implements snapshot.Tree.
 func (l *Local) Digest(ctx context.Context, e snapshot.Entry) (digest.Digest, error) {
-	l.mu.Lock()
-	h, ok := l.digests[e.Path]
-	seen := l.stamps[e.Path]
-	l.mu.Unlock()
-	if ok {
+	if h, ok := l.known(e.Path); ok {
 		return h.digest, nil
 	}
-	var err error
-	if h.digest, ok = l.index.lookup(e.Path, seen); ok {
-		h.stamp = seen
-	} else {
-		h, err = l.hash(ctx, e)
-	}
+	h, err := l.hash(ctx, e)
 	if err != nil {
 		return digest.Digest{}, err
 	}
 	l.mu.Lock()
-	l.digests[e.Path] = h
-	l.mu.Unlock()
+	defer l.mu.Unlock()
+	l.hashed[e.Path] = h
 	return h.digest, nil
+}
+
+// known returns the digest of a file that was seen, if it need not be computed any more.
+func (l *Local) known(p string) (hashed, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if h, ok := l.hashed[p]; ok {
+		return h, true
+	}
+	d := l.read(filepath.Dir(p))
+	i, ok := find(d.entries, p)
+	if !ok || d.entries[i].Digest.IsZero() {
+		return hashed{}, false
+	}
+	return hashed{d.entries[i].Digest, d.stamps[i]}, true
 }
 
 func (l *Local) hash(ctx context.Context, e snapshot.Entry) (hashed, error) {

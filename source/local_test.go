@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +18,7 @@ import (
 	"github.com/tonistiigi/fsutil"
 
 	"github.com/seed0570efb0/build/cache"
+	"github.com/seed0570efb0/build/internal/digest"
 	"github.com/seed0570efb0/build/internal/testkit"
 	"github.com/seed0570efb0/build/snapshot"
 )
@@ -214,7 +217,7 @@ func TestStatIndex(t *testing.T) {
 	// Files that are younger than a tick of the coarsest clock are not remembered.
 	x := OpenStatIndex(disk, dir)
 	digestOf("f", x)
-	if len(x.files) != 0 {
+	if len(all(x)) != 0 {
 		t.Error("a file of this moment is remembered")
 	}
 	// However long reading them takes: what counts is when it began.
@@ -227,7 +230,7 @@ func TestStatIndex(t *testing.T) {
 		return time.Now().Add(time.Minute)
 	}
 	digestOf("f", x)
-	if len(x.files) != 0 {
+	if len(all(x)) != 0 {
 		t.Error("a file of the moment its reading began is remembered")
 	}
 	later := func() time.Time { return time.Now().Add(time.Minute) }
@@ -237,13 +240,13 @@ func TestStatIndex(t *testing.T) {
 		t.Fatal(err)
 	}
 	x = OpenStatIndex(disk, dir)
-	if len(x.files) != 1 {
-		t.Fatalf("%d files remembered, want 1", len(x.files))
+	if len(all(x)) != 1 {
+		t.Fatalf("%d files remembered, want 1", len(all(x)))
 	}
 	// That it is used shows when it lies.
-	f := x.files["f"]
+	f := all(x)["f"]
 	f.digest[0] ^= 0xff
-	x.files["f"] = f
+	x.folders["."] = mergeIndexed(x.folders["."], map[string]indexed{"f": f})
 	if got := digestOf("f", x); got == hello {
 		t.Error("the index is not used")
 	}
@@ -257,14 +260,88 @@ func TestStatIndex(t *testing.T) {
 	if err := disk.WriteFile(x.name, []byte("garbage")); err != nil {
 		t.Fatal(err)
 	}
-	if x := OpenStatIndex(disk, dir); len(x.files) != 0 {
+	if x := OpenStatIndex(disk, dir); len(all(x)) != 0 {
 		t.Error("a damaged index is not empty")
 	}
 }
 
+// all returns all that an index knows, by path.
+func all(x *StatIndex) map[string]indexed {
+	out := map[string]indexed{}
+	for dir, b := range x.folders {
+		for len(b) > 0 {
+			name, f, rest, ok := cutIndexed(b)
+			if !ok {
+				panic("damaged")
+			}
+			out[filepath.Join(dir, string(name))], b = f, rest
+		}
+	}
+	for dir, files := range x.fresh {
+		for name, f := range files {
+			out[filepath.Join(dir, name)] = f
+		}
+	}
+	return out
+}
+
+// An index that is saved again and again knows what it was told last, and finds it in the order of names.
+func TestStatIndexKeepsWhatItLearns(t *testing.T) {
+	disk, err := cache.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := rand.New(rand.NewPCG(1, 2))
+	want := map[string]indexed{}
+	for range 20 {
+		x := OpenStatIndex(disk, "/folder")
+		for range r.IntN(8) {
+			p := filepath.Join([]string{".", "a", "a/b", "c"}[r.IntN(4)], []string{"f", "f.txt", "g", "fa", "Z", "é"}[r.IntN(6)])
+			f := indexed{stamp{r.Int64N(9), 1, 2, 3, 4}, digest.Of(fmt.Append(nil, r.Int()))}
+			x.record(p, f.stamp, f.digest, time.Now())
+			want[p] = f
+		}
+		if err := x.Save(); err != nil {
+			t.Fatal(err)
+		}
+		x = OpenStatIndex(disk, "/folder")
+		if d := cmp.Diff(want, all(x), cmp.AllowUnexported(indexed{}, stamp{})); d != "" {
+			t.Fatal(d)
+		}
+		known := map[string]*remembered{}
+		for _, p := range slices.Sorted(maps.Keys(want)) {
+			dir, name := filepath.Dir(p), filepath.Base(p)
+			if known[dir] == nil {
+				known[dir] = x.folder(dir)
+			}
+			known[dir].digest(name[:len(name)-1], want[p].stamp) // what is not there takes nothing from what is behind it
+			if got := known[dir].digest(name, want[p].stamp); got != want[p].digest {
+				t.Errorf("%s has the digest %s, want %s", p, got, want[p].digest)
+			}
+		}
+		for p, f := range want {
+			other := f.stamp
+			other.ino++
+			if got := x.folder(filepath.Dir(p)).digest(filepath.Base(p), other); !got.IsZero() {
+				t.Errorf("%s with another stamp has a digest", p)
+			}
+		}
+	}
+}
+
 func FuzzStatIndex(f *testing.F) {
-	f.Add(marshalStatIndex(map[string]indexed{"a/b": {stamp: stamp{1, 2, 3, 4, 5}}}))
-	f.Fuzz(func(t *testing.T, b []byte) { parseStatIndex(b) })
+	block := appendIndexed(nil, "b", indexed{stamp: stamp{1, 2, 3, 4, 5}})
+	f.Add(marshalStatIndex(map[string][]byte{"a": block}), block)
+	f.Fuzz(func(t *testing.T, file, folder []byte) {
+		parseStatIndex(file)
+		for rest := folder; len(rest) > 0; {
+			var ok bool
+			if _, _, rest, ok = cutIndexed(rest); !ok {
+				break
+			}
+		}
+		(&remembered{folder}).digest("b", stamp{1, 2, 3, 4, 5})
+	})
 }
 
 // BenchmarkContextHash reads a context: for the first time, and when nothing has changed since. ns/file and B/op for each file should

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -46,9 +48,10 @@ type StatIndex struct {
 	name  string
 	now   func() time.Time
 
+	folders map[string][]byte // as they were read: who lists a folder reads its files one after the other
+
 	mu    sync.Mutex
-	files map[string]indexed
-	dirty bool
+	fresh map[string]map[string]indexed // what this process has learned, by folder and name
 }
 
 type indexed struct {
@@ -59,25 +62,37 @@ type indexed struct {
 // OpenStatIndex returns the index of the folder dir. A damaged one is empty.
 func OpenStatIndex(store *cache.Store, dir string) *StatIndex {
 	h := digest.Of([]byte(dir)).Hex()
-	x := &StatIndex{store: store, name: filepath.Join("contexts", h[:2], h[2:]), now: time.Now}
-	b, err := store.ReadFile(x.name)
-	if err == nil {
-		x.files = parseStatIndex(b)
-	}
-	if x.files == nil {
-		x.files = map[string]indexed{}
+	x := &StatIndex{store: store, name: filepath.Join("contexts", h[:2], h[2:]), now: time.Now, fresh: map[string]map[string]indexed{}}
+	if b, err := store.ReadFile(x.name); err == nil {
+		x.folders = parseStatIndex(b)
 	}
 	return x
 }
 
-func (x *StatIndex) lookup(p string, s stamp) (digest.Digest, bool) {
+// A remembered is what is known of the files of one folder. They are asked for in the order of their names.
+type remembered struct{ rest []byte }
+
+// folder returns what is known of the files in dir.
+func (x *StatIndex) folder(dir string) *remembered {
 	if x == nil {
-		return digest.Digest{}, false
+		return &remembered{}
 	}
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	f, ok := x.files[p]
-	return f.digest, ok && f.stamp == s
+	return &remembered{x.folders[dir]}
+}
+
+// digest returns the digest of a file that still looks as it did when it was hashed; otherwise it is zero.
+func (r *remembered) digest(name string, s stamp) digest.Digest {
+	for len(r.rest) > 0 {
+		n, f, rest, ok := cutIndexed(r.rest)
+		if !ok || string(n) > name {
+			break
+		}
+		r.rest = rest
+		if string(n) == name && f.stamp == s {
+			return f.digest
+		}
+	}
+	return digest.Digest{}
 }
 
 // time returns the time now, for record.
@@ -96,8 +111,11 @@ func (x *StatIndex) record(p string, s stamp, d digest.Digest, begun time.Time) 
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.files[p] = indexed{s, d}
-	x.dirty = true
+	dir, name := filepath.Dir(p), filepath.Base(p)
+	if x.fresh[dir] == nil {
+		x.fresh[dir] = map[string]indexed{}
+	}
+	x.fresh[dir][name] = indexed{s, d}
 }
 
 // Save writes the index when something was added. Of two processes the last one's stays:
@@ -108,26 +126,32 @@ func (x *StatIndex) Save() error {
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if !x.dirty {
+	if len(x.fresh) == 0 {
 		_ = x.store.Touch(x.name) // it was used
 		return nil
 	}
-	x.dirty = false
-	return x.store.WriteFile(x.name, marshalStatIndex(x.files))
+	folders := maps.Clone(x.folders)
+	if folders == nil {
+		folders = map[string][]byte{}
+	}
+	for dir, fresh := range x.fresh {
+		folders[dir] = mergeIndexed(folders[dir], fresh)
+	}
+	x.folders, x.fresh = folders, map[string]map[string]indexed{}
+	return x.store.WriteFile(x.name, marshalStatIndex(folders))
 }
 
-const statIndexMagic = "build stat index 1\n"
+// The file is a magic line, then for each folder its path and what is known of its files, both with their length before them, then the
+// SHA-256 of all. Of a file that is its name, with its length, its stamp and its digest, in the order of names.
+const statIndexMagic = "build stat index 2\n"
 
-func marshalStatIndex(files map[string]indexed) []byte {
-	b := make([]byte, 0, 128*len(files)+64)
-	b = append(b, statIndexMagic...)
-	for p, f := range files {
-		b = binary.AppendUvarint(b, uint64(len(p)))
-		b = append(b, p...)
-		for _, v := range []uint64{uint64(f.stamp.size), uint64(f.stamp.mtime), uint64(f.stamp.ctime), f.stamp.dev, f.stamp.ino} {
-			b = binary.LittleEndian.AppendUint64(b, v)
+func marshalStatIndex(folders map[string][]byte) []byte {
+	b := []byte(statIndexMagic)
+	for _, dir := range slices.Sorted(maps.Keys(folders)) {
+		for _, part := range [][]byte{[]byte(dir), folders[dir]} {
+			b = binary.AppendUvarint(b, uint64(len(part)))
+			b = append(b, part...)
 		}
-		b = append(b, f.digest[:]...)
 	}
 	sum := sha256.Sum256(b)
 	return append(b, sum[:]...)
@@ -136,8 +160,8 @@ func marshalStatIndex(files map[string]indexed) []byte {
 // IsStatIndex reports whether b is a whole index as Save writes it.
 func IsStatIndex(b []byte) bool { return parseStatIndex(b) != nil }
 
-// parseStatIndex returns nil for what marshalStatIndex did not write.
-func parseStatIndex(b []byte) map[string]indexed {
+// parseStatIndex returns the folders, or nil for what marshalStatIndex did not write.
+func parseStatIndex(b []byte) map[string][]byte {
 	n := len(b) - sha256.Size
 	if n < len(statIndexMagic) || !bytes.HasPrefix(b, []byte(statIndexMagic)) {
 		return nil
@@ -145,23 +169,67 @@ func parseStatIndex(b []byte) map[string]indexed {
 	if sum := sha256.Sum256(b[:n]); !bytes.Equal(sum[:], b[n:]) {
 		return nil
 	}
-	text := string(b[:n])
-	b = b[len(statIndexMagic):n]
-	files := make(map[string]indexed, len(b)/128)
-	const fixed = 5*8 + sha256.Size
-	for len(b) > 0 {
-		l, k := binary.Uvarint(b)
-		if k <= 0 || uint64(len(b)-k) < fixed || l > uint64(len(b)-k-fixed) {
+	folders := map[string][]byte{}
+	for b = b[len(statIndexMagic):n]; len(b) > 0; {
+		dir, rest, ok := cutPart(b)
+		if !ok {
 			return nil
 		}
-		at := len(text) - len(b) + k
-		p := text[at : at+int(l)]
-		b = b[k+int(l):]
-		u := func(i int) uint64 { return binary.LittleEndian.Uint64(b[8*i:]) }
-		f := indexed{stamp: stamp{int64(u(0)), int64(u(1)), int64(u(2)), u(3), u(4)}}
-		copy(f.digest[:], b[5*8:])
-		files[p] = f
-		b = b[fixed:]
+		if folders[string(dir)], b, ok = cutPart(rest); !ok {
+			return nil
+		}
 	}
-	return files
+	return folders
+}
+
+// cutPart returns the first part of b, which has its length before it, and what follows.
+func cutPart(b []byte) (part, rest []byte, ok bool) {
+	l, k := binary.Uvarint(b)
+	if k <= 0 || l > uint64(len(b)-k) {
+		return nil, nil, false
+	}
+	end := k + int(l)
+	return b[k:end:end], b[end:], true
+}
+
+// cutIndexed returns the first file of a folder, and what follows.
+func cutIndexed(b []byte) (name []byte, f indexed, rest []byte, ok bool) {
+	const fixed = 5*8 + sha256.Size
+	name, b, ok = cutPart(b)
+	if !ok || len(b) < fixed {
+		return nil, f, nil, false
+	}
+	u := func(i int) uint64 { return binary.LittleEndian.Uint64(b[8*i:]) }
+	f.stamp = stamp{int64(u(0)), int64(u(1)), int64(u(2)), u(3), u(4)}
+	copy(f.digest[:], b[5*8:])
+	return name, f, b[fixed:], true
+}
+
+func appendIndexed(b []byte, name string, f indexed) []byte {
+	b = binary.AppendUvarint(b, uint64(len(name)))
+	b = append(b, name...)
+	for _, v := range []uint64{uint64(f.stamp.size), uint64(f.stamp.mtime), uint64(f.stamp.ctime), f.stamp.dev, f.stamp.ino} {
+		b = binary.LittleEndian.AppendUint64(b, v)
+	}
+	return append(b, f.digest[:]...)
+}
+
+// mergeIndexed returns what is known of a folder with fresh in place of what was there of the same files.
+func mergeIndexed(old []byte, fresh map[string]indexed) []byte {
+	all := maps.Clone(fresh)
+	for len(old) > 0 {
+		name, f, rest, ok := cutIndexed(old)
+		if !ok {
+			break
+		}
+		if _, ok := fresh[string(name)]; !ok {
+			all[string(name)] = f
+		}
+		old = rest
+	}
+	var b []byte
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		b = appendIndexed(b, name, all[name])
+	}
+	return b
 }

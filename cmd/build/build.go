@@ -299,7 +299,7 @@ func runs(v *llb.Vertex, seen map[digest.Digest]bool) bool {
 func (a *app) solver(p *plan) *solver.Solver {
 	return &solver.Solver{
 		Executor: p.limited(a.executor),
-		Memory:   executor.Memory{Store: a.disk, Layers: a.layers},
+		Memory:   executor.Memory{Store: a.disk, Layers: a.layers.Look()},
 		Observer: a.display,
 		Jobs:     p.jobs,
 	}

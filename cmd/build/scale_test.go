@@ -29,6 +29,31 @@ func BenchmarkNothingToDo(b *testing.B) {
 	}
 }
 
+// BenchmarkUnchangedContext builds what is in the store from a context that has not changed. ns/file should not grow with the size.
+func BenchmarkUnchangedContext(b *testing.B) {
+	for _, n := range []int{2000, 20_000, 200_000} {
+		b.Run(fmt.Sprint("files=", n), func(b *testing.B) {
+			dir, store := benchmarkContext(b, "FROM scratch\nCOPY . /app\n"), b.TempDir()
+			for i := range n {
+				d := filepath.Join(dir, "src", fmt.Sprint(i/2500), fmt.Sprint(i/50))
+				os.MkdirAll(d, 0o755)
+				if err := os.WriteFile(filepath.Join(d, fmt.Sprint(i, ".go")), fmt.Appendf(nil, "package p%d\n", i), 0o644); err != nil {
+					b.Fatal(err)
+				}
+			}
+			for range 2 { // what changed while the clock had the same time is hashed once more
+				buildOnce(b, store, dir)
+			}
+			b.ReportAllocs()
+			b.ResetTimer()
+			for b.Loop() {
+				buildOnce(b, store, dir)
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(n), "ns/file")
+		})
+	}
+}
+
 // copies returns a Dockerfile of n steps, each on the one before.
 func copies(n int) string {
 	var f strings.Builder

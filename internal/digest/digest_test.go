@@ -2,6 +2,7 @@ package digest
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"strings"
 	"testing"
@@ -20,5 +21,21 @@ func TestFromReaderEndsWithTheContext(t *testing.T) {
 	}
 	if d, err := FromReader(t.Context(), strings.NewReader("hello")); d != Of([]byte("hello")) || err != nil {
 		t.Errorf("%v %v", d, err)
+	}
+}
+
+// A record is what is hashed, whatever a Hasher collects before it hashes: keys of earlier builds stay what they are.
+func TestHasherHashesTheRecord(t *testing.T) {
+	long := strings.Repeat("x", 3*pendingSize)
+	h := NewHasher("test/v1")
+	want := []byte("\x07test/v1")
+	for i, value := range []string{"", "a", long, "b", strings.Repeat("y", 127), strings.Repeat("z", 128)} {
+		h.String("label", value)
+		want = append(want, "\x05label"...)
+		want = binary.AppendUvarint(want, uint64(len(value)))
+		want = append(want, value...)
+		if got := h.Sum(); got != Of(want) {
+			t.Errorf("after %d fields: %s, want %s", i+1, got, Of(want))
+		}
 	}
 }
