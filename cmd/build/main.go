@@ -84,8 +84,10 @@ func withVerb(root *cobra.Command, args []string) []string {
 	if own := args[countOptions(root.PersistentFlags(), args):]; len(own) > 0 {
 		known := func(c *cobra.Command) bool { return c.Name() == own[0] && c.Name() != mainVerb }
 		switch {
+		case own[0] == cobra.ShellCompRequestCmd, own[0] == cobra.ShellCompNoDescRequestCmd:
+			return append(args[:len(args)-len(own)+1:len(args)-len(own)+1], withVerbToComplete(root, own[1:])...)
 		case slices.ContainsFunc(root.Commands(), known),
-			own[0] == "help", own[0] == "completion", own[0] == cobra.ShellCompRequestCmd, own[0] == cobra.ShellCompNoDescRequestCmd,
+			own[0] == "help", own[0] == "completion",
 			len(own) == 1 && (own[0] == "--help" || own[0] == "-h" || own[0] == "--version"):
 			return args
 		}
@@ -136,6 +138,7 @@ func (a *app) command() *cobra.Command {
 		a.historyCommand(), a.inspectCommand(), a.whyCommand(), a.planCommand(), a.duCommand(), a.pruneCommand(), a.fsckCommand(),
 		a.doctorCommand(), a.versionCommand())
 	root.SetHelpFunc(help(root, main))
+	completeFlags(root)
 	return root
 }
 
