@@ -358,6 +358,25 @@ func TestNoGit(t *testing.T) {
 	b.fails(t, &llb.Git{Remote: "https://example.com/r.git"}, "the git program is not installed")
 }
 
+// Of all that git says the line is shown that says why.
+func TestGitError(t *testing.T) {
+	const more = "\nPlease make sure you have the correct access rights\nand the repository exists.\n"
+	for said, want := range map[string]string{
+		"":                                     "git: it said nothing",
+		"fatal: repository 'x' not found\n":    "git: repository 'x' not found",
+		"remote: no\nfatal: one\nfatal: two\n": "git: one",
+		"warning: w\nsomething\n":              "git: something",
+		"error: e\nfatal: f\n":                 "git: e",
+		"fatal: Could not read from remote repository.\n" + more:                                                                                                                  "git: Could not read from remote repository.",
+		"ssh: connect to host h port 22: Connection refused\r\nfatal: Could not read from remote repository.\n" + more:                                                            "git: ssh: connect to host h port 22: Connection refused",
+		"Warning: Permanently added 'h' (ED25519) to the list of known hosts.\r\ngit@h: Permission denied (publickey).\r\nfatal: Could not read from remote repository.\n" + more: "git: git@h: Permission denied (publickey).",
+	} {
+		if got := (&gitError{said}).Error(); got != want {
+			t.Errorf("%q is shown as %q, want %q", said, got, want)
+		}
+	}
+}
+
 func TestFindRef(t *testing.T) {
 	const list = "ref: refs/heads/main\tHEAD\n1\tHEAD\n1\trefs/heads/main\n2\trefs/heads/both\n3\trefs/tags/both\n4\trefs/tags/v1\n5\trefs/tags/v1^{}\n6\trefs/heads/x/main\n"
 	for ref, want := range map[string]gitRecord{

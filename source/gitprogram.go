@@ -188,18 +188,20 @@ func (g *git) prepareSSH() error {
 // A gitError is what git said when it failed.
 type gitError struct{ stderr string }
 
-// Error returns the line that says why.
+// Error returns the line that says why. Git's own, when ssh has failed, says only that it has.
 func (e *gitError) Error() string {
-	var last, fatal string
+	var before, last, fatal string
 	for line := range strings.Lines(e.stderr) {
 		line = strings.TrimSpace(line)
 		if line == "" {
 			continue
 		}
-		last = line
+		before, last = last, line
 		for _, prefix := range []string{"fatal: ", "error: "} {
 			if rest, ok := strings.CutPrefix(line, prefix); ok && fatal == "" {
-				fatal = rest
+				if fatal = rest; strings.HasPrefix(rest, "Could not read from remote repository") {
+					fatal = cmp.Or(before, rest)
+				}
 			}
 		}
 	}

@@ -46,7 +46,7 @@ func TestLayoutErrors(t *testing.T) {
 		dir + "/nope": "not an OCI layout",
 		t.TempDir():   "not an OCI layout",
 		"":            "no folder is named",
-		dir + "@sha256:" + strings.Repeat("0", 64): "no such file",
+		dir + "@sha256:" + strings.Repeat("1", 64): "no such file",
 	} {
 		_, err := m.Resolve(t.Context(), layoutScheme+ref, amd64, false)
 		if err == nil || !strings.Contains(err.Error(), want) {

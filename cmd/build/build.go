@@ -34,6 +34,7 @@ func (a *app) buildCommand() *cobra.Command {
 	}
 	o.flags(c.Flags())
 	a.isolationFlag(c.Flags())
+	a.completeBuild(c, o)
 	return c
 }
 

@@ -181,12 +181,18 @@ func (a *app) namedContext(p *plan, name, value string) (lower.Context, error) {
 		op := &llb.HTTP{URL: value, Filename: contextFile}
 		return lower.Context{Source: llb.New(op, nil, llb.Meta{Label: label + op.Name()})}, nil
 	}
-	ignore, err := readIgnore(filepath.Join(value, ".dockerignore"))
-	if err != nil {
-		return lower.Context{}, err
+	if fi, err := os.Stat(value); err == nil && !fi.IsDir() {
+		return lower.Context{}, usagef("a context is a folder, or docker-image://REF, oci-layout://DIR, a git repository or a URL", "--build-context %s: %s is not a folder", name, value)
 	}
 	local := "context:" + name
-	return lower.Context{Local: local, Exclude: ignore}, a.local(p, local, value, ignore)
+	ignore, err := readIgnore(filepath.Join(value, ".dockerignore"))
+	if err == nil {
+		err = a.local(p, local, value, ignore)
+	}
+	if err != nil {
+		err = fmt.Errorf("--build-context %s: %w", name, err)
+	}
+	return lower.Context{Local: local, Exclude: ignore}, err
 }
 
 // scratchImage is the image without anything.

@@ -29,6 +29,7 @@ type buildOptions struct {
 	noCacheFilter, allow            []string
 	iidFile, metadataFile, progress string
 	call                            string
+	provenance, sbom                string
 	check                           bool
 	jobs                            int64
 	cacheLimit                      string
@@ -72,6 +73,8 @@ func (o *buildOptions) definitionFlags(f *pflag.FlagSet) {
 	f.StringSliceVar(&o.noCacheFilter, "no-cache-filter", nil, "run every step of each `STAGE`")
 	f.BoolVar(&o.pull, "pull", false, "ask the registries again what the tags of base images mean")
 	f.Int64Var(&o.jobs, "jobs", int64(max(4*runtime.NumCPU(), 16)), "the `NUMBER` of steps that may run at once")
+	f.StringVar(&o.provenance, "provenance", "false", "attestations are not made: `false` is all it can be")
+	f.StringVar(&o.sbom, "sbom", "false", "attestations are not made: `false` is all it can be")
 	o.security.flags(f)
 	o.devices.flags(f)
 }
@@ -132,6 +135,9 @@ func planIndex(p *plan) (err error) {
 
 // planFlags reads the flags whose values have a form.
 func planFlags(p *plan) error {
+	if err := checkAttestations(p.buildOptions); err != nil {
+		return err
+	}
 	if err := planRights(p); err != nil {
 		return err
 	}
@@ -165,6 +171,16 @@ func planFlags(p *plan) error {
 		return err
 	}
 	return planEpoch(p)
+}
+
+// checkAttestations makes sure that none are asked for.
+func checkAttestations(o *buildOptions) error {
+	for _, f := range []struct{ name, value string }{{"provenance", o.provenance}, {"sbom", o.sbom}} {
+		if wanted, err := strconv.ParseBool(f.value); wanted || err != nil {
+			return usagef("leave it out", "--%s %s: attestations are not supported by this version", f.name, f.value)
+		}
+	}
+	return nil
 }
 
 // planRights reads --allow.

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/moby/buildkit/util/suggest"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -84,8 +85,10 @@ func withVerb(root *cobra.Command, args []string) []string {
 	if own := args[countOptions(root.PersistentFlags(), args):]; len(own) > 0 {
 		known := func(c *cobra.Command) bool { return c.Name() == own[0] && c.Name() != mainVerb }
 		switch {
+		case own[0] == cobra.ShellCompRequestCmd, own[0] == cobra.ShellCompNoDescRequestCmd:
+			return append(args[:len(args)-len(own)+1:len(args)-len(own)+1], withVerbToComplete(root, own[1:])...)
 		case slices.ContainsFunc(root.Commands(), known),
-			own[0] == "help", own[0] == "completion", own[0] == cobra.ShellCompRequestCmd, own[0] == cobra.ShellCompNoDescRequestCmd,
+			own[0] == "help", own[0] == "completion",
 			len(own) == 1 && (own[0] == "--help" || own[0] == "-h" || own[0] == "--version"):
 			return args
 		}
@@ -136,12 +139,39 @@ func (a *app) command() *cobra.Command {
 		a.historyCommand(), a.inspectCommand(), a.whyCommand(), a.planCommand(), a.duCommand(), a.pruneCommand(), a.fsckCommand(),
 		a.doctorCommand(), a.versionCommand())
 	root.SetHelpFunc(help(root, main))
+	completeFlags(root)
 	return root
+}
+
+// elsewhere are options of docker and podman that are not here, and what to do in their place.
+var elsewhere = map[string]string{
+	"load":       "the image is kept in the store, for build run and FROM; for docker: build -t NAME -o type=docker,dest=- PATH | docker load",
+	"cache-from": "what the store holds is reused by itself; caches elsewhere are not read",
+	"cache-to":   "what the store holds is reused by itself; caches elsewhere are not written",
+	"attest":     "no attestations are made; leave it out",
+	"builder":    "there is no builder to choose: this command builds",
+	"squash":     "layers are kept; -o type=tar or type=local gives the files as one",
+	"compress":   "nothing is sent anywhere; leave it out",
+	"rm":         "no containers are left behind; leave it out",
+	"force-rm":   "no containers are left behind; leave it out",
+	"layers":     "layers are always kept; --no-cache runs every step",
 }
 
 // flagError is the error of a command line with an option that is not known, or has no such value.
 func flagError(c *cobra.Command, err error) error {
-	return &usageError{err, fmt.Sprintf("%q lists the options", strings.Replace(c.CommandPath(), mainVerb+" "+mainVerb, mainVerb, 1)+" --help")}
+	hint := fmt.Sprintf("%q lists the options", strings.Replace(c.CommandPath(), mainVerb+" "+mainVerb, mainVerb, 1)+" --help")
+	var unknown *pflag.NotExistError
+	if errors.As(err, &unknown) {
+		var names []string
+		c.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+		name := unknown.GetSpecifiedName()
+		if says := elsewhere[name]; says != "" && c.Name() == mainVerb {
+			hint = says
+		} else if len(name) > 1 {
+			err = suggest.WrapError(err, name, names, true)
+		}
+	}
+	return &usageError{err, hint}
 }
 
 // help returns the help of all commands. The main verb is not for people to write, so its options

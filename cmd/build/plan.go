@@ -25,6 +25,7 @@ The exit status is 0 when nothing would run, and 5 when a step would or may.`,
 		RunE: func(c *cobra.Command, args []string) error { return a.foretell(c.Context(), o, args[0], asJSON) },
 	}
 	o.definitionFlags(c.Flags())
+	a.completeBuild(c, o)
 	c.Flags().BoolVar(&asJSON, "json", false, "print for programs")
 	return c
 }

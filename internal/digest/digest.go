@@ -24,7 +24,8 @@ const prefix = "sha256:"
 // Of returns the digest of b.
 func Of(b []byte) Digest { return sha256.Sum256(b) }
 
-// Parse reads the OCI text form.
+// Parse reads the OCI text form. It refuses the zero Digest, which stands for none: nobody knows bytes that have it, and who asks
+// for it, as a placeholder or to get past a check, must not get what nobody has looked at.
 func Parse(s string) (Digest, error) {
 	var d Digest
 	h, ok := strings.CutPrefix(s, prefix)
@@ -36,6 +37,9 @@ func Parse(s string) (Digest, error) {
 	}
 	if _, err := hex.Decode(d[:], []byte(h)); err != nil {
 		return Digest{}, fmt.Errorf("digest %q: %w", s, err)
+	}
+	if d.IsZero() {
+		return d, fmt.Errorf("digest %q: nothing has it", s)
 	}
 	return d, nil
 }

@@ -39,3 +39,18 @@ func TestHasherHashesTheRecord(t *testing.T) {
 		}
 	}
 }
+
+func TestParse(t *testing.T) {
+	whole := Of(nil).String()
+	for text, ok := range map[string]bool{
+		whole: true, strings.ToUpper(whole): false, whole[:70]: false, whole + "0": false, strings.TrimPrefix(whole, "sha256:"): false,
+		"sha512:" + whole[7:]: false, "sha256:" + strings.Repeat("x", 64): false, "": false,
+		// Zero stands for no digest: a check against it would be none.
+		"sha256:" + strings.Repeat("0", 64): false,
+	} {
+		d, err := Parse(text)
+		if (err == nil) != ok || ok && d.String() != text || !ok && !d.IsZero() && err == nil {
+			t.Errorf("%q: %v, %v", text, d, err)
+		}
+	}
+}

@@ -96,11 +96,11 @@ var errOneAdd = errors.New(epochName + " stage must contain exactly one remote A
 
 // onlySource returns what a stage consists of that is there to have a time: FROM scratch, and one ADD of a URL or a git repository.
 func (s *stage) onlySource() (*llb.Vertex, error) {
-	base, _, err := s.lex.ProcessWord(s.from.BaseName, s.env)
+	base, err := expandWord(s.lex, s.from.BaseName, s.env)
 	switch {
 	case err != nil:
 		return nil, err
-	case base != scratch:
+	case base.Result != scratch:
 		return nil, errors.New(epochName + " stage must use FROM scratch")
 	}
 	var found *llb.Vertex
@@ -132,11 +132,11 @@ func (s *stage) setArgs(c *instructions.ArgCommand) error {
 	for _, arg := range c.Args {
 		value, ok := s.opt.BuildArgs[arg.Key]
 		if !ok && arg.Value != nil {
-			var err error
-			if value, _, err = s.lex.ProcessWord(*arg.Value, s.env); err != nil {
+			expanded, err := expandWord(s.lex, *arg.Value, s.env)
+			if err != nil {
 				return err
 			}
-			ok = true
+			value, ok = expanded.Result, true
 		}
 		if ok {
 			s.env.set(arg.Key, value)
@@ -149,15 +149,17 @@ func (s *stage) sourceOf(c *instructions.AddCommand) (*llb.Vertex, error) {
 	if len(c.SourceContents) != 0 || len(c.SourcePaths) != 1 {
 		return nil, errors.New(epochName + " stage must contain exactly one remote ADD source")
 	}
-	src, _, err := s.lex.ProcessWord(c.SourcePaths[0], s.env)
+	src, err := expandWord(s.lex, c.SourcePaths[0], s.env)
+	if err != nil {
+		return nil, err
+	}
+	sum, err := expandWord(s.lex, c.Checksum, s.env)
 	if err != nil {
 		return nil, err
 	}
 	expanded := *c
-	if expanded.Checksum, _, err = s.lex.ProcessWord(c.Checksum, s.env); err != nil {
-		return nil, err
-	}
-	r, err := s.remote(&expanded, src)
+	expanded.Checksum = sum.Result
+	r, err := s.remote(&expanded, src.Result)
 	if err == nil && r == nil {
 		err = errors.New(epochName + " stage source must be a single HTTP(S) or Git ADD")
 	}

@@ -3,7 +3,11 @@ package lower
 import (
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
+	"strings"
+
+	"github.com/moby/buildkit/frontend/dockerfile/shell"
 )
 
 // An environment holds variables in the order in which they were last set.
@@ -54,21 +58,89 @@ func (e *environment) list() []string {
 // a variable would take all memory.
 const maxWord = 128 << 10
 
-func checkWord(word, expanded string) error {
-	if len(expanded) > maxWord {
-		return fmt.Errorf("%.40q expands to more than %d bytes", word, maxWord)
+// maxGrowth bounds what variables add to all words of a Dockerfile together: many lines can each hold one long value.
+const maxGrowth = 64 << 20
+
+// maxText bounds what comes together while a text is expanded, before its end is known.
+const maxText = 32 << 20
+
+// expandText expands a text. Nothing else hands variables to the lexer.
+func expandText(lex *shell.Lex, text string, env *environment) (shell.ProcessWordResult, error) {
+	g := newGauge(text, env)
+	expanded, err := lex.ProcessWordWithMatches(text, g)
+	if g.full {
+		err = fmt.Errorf("%.40q expands to more than %d bytes", text, maxText)
 	}
-	return nil
+	return expanded, err
+}
+
+// expandWord is expandText for a text that is one value.
+func expandWord(lex *shell.Lex, word string, env *environment) (shell.ProcessWordResult, error) {
+	expanded, err := expandText(lex, word, env)
+	if err == nil && len(expanded.Result) > maxWord {
+		err = fmt.Errorf("%.40q expands to more than %d bytes", word, maxWord)
+	}
+	return expanded, err
 }
 
 // expand expands a word of the instruction at hand.
 func (s *stage) expand(word string) (string, error) {
-	expanded, unset, err := s.lex.ProcessWord(word, s.env)
+	expanded, err := expandWord(s.lex, word, s.env)
 	if err != nil {
 		return "", err
 	}
-	s.lintUnset(unset)
-	return expanded, checkWord(word, expanded)
+	s.lintUnset(expanded.Unmatched)
+	if s.grown.Add(int64(max(0, len(expanded.Result)-len(word)))) > maxGrowth {
+		return "", fmt.Errorf("%.40q: the variables of this Dockerfile expand to more than %d bytes in all", word, maxGrowth)
+	}
+	return expanded.Result, nil
+}
+
+// A gauge hands the variables of one text to the lexer, and stops doing so before they make too much of it.
+type gauge struct {
+	*environment
+	made     int                 // how much has come together at most
+	subjects map[string]struct{} // variables in which all matches are replaced
+	nested   bool                // within a replacement something may be replaced, too
+	full     bool
+}
+
+// What replaces all matches makes a product of two lengths; every other form of a variable makes no more than a sum. Replacements
+// that hold neither a variable nor a quoted character are plain: nothing is replaced within them.
+var (
+	replaceAll      = regexp.MustCompile(`\$\{([^/{}]+)//`)
+	plainReplaceAll = regexp.MustCompile(`\$\{[^/{}]+//[^${}\\/"'\x60]*/[^${}\\"'\x60]*\}`)
+)
+
+func newGauge(text string, env *environment) *gauge {
+	g := &gauge{environment: env, made: len(text)}
+	if !strings.Contains(text, "//") {
+		return g
+	}
+	g.subjects = map[string]struct{}{}
+	found := replaceAll.FindAllStringSubmatch(text, -1)
+	for _, m := range found {
+		g.subjects[m[1]] = struct{}{}
+	}
+	g.nested = len(found) > 1 && len(found) > len(plainReplaceAll.FindAllString(text, -1))
+	return g
+}
+
+// Get implements shell.EnvGetter. The lexer asks for a variable after it has read what is to take the place of matches in it.
+func (g *gauge) Get(key string) (string, bool) {
+	value, ok := g.environment.Get(key)
+	grown := len(value)
+	if _, product := g.subjects[key]; product {
+		grown = (len(value) + 1) * g.made // a match before, after and between all bytes
+	}
+	if g.full = g.full || g.made+grown > maxText; g.full {
+		return "", ok
+	}
+	if !g.nested {
+		grown = len(value) // what stands beside a replacement is not repeated by it
+	}
+	g.made += grown
+	return value, ok
 }
 
 // expandAll expands words into a new slice: instructions belong to the File.

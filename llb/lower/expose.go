@@ -15,11 +15,11 @@ import (
 func (s *stage) applyExpose(c *instructions.ExposeCommand) error {
 	var specs, ports []string
 	for _, word := range c.Ports {
-		words, err := s.lex.ProcessWords(word, s.env)
+		expanded, err := expandWord(s.lex, word, s.env)
 		if err != nil {
 			return err
 		}
-		specs = append(specs, words...)
+		specs = append(specs, expanded.Words...)
 	}
 	for _, spec := range specs {
 		s.lintPort(spec)

@@ -47,13 +47,13 @@ func (s *stage) readFrom() error {
 
 // expandFrom expands a word of FROM: only arguments before the first FROM count.
 func (s *stage) expandFrom(text string) (shell.ProcessWordResult, error) {
-	word, err := s.lex.ProcessWordWithMatches(text, s.globals)
+	word, err := expandWord(s.lex, text, s.globals)
 	if err != nil {
 		return word, err
 	}
 	s.lintFromWord(word)
 	s.use(word.Matched)
-	return word, checkWord(text, word.Result)
+	return word, nil
 }
 
 func (s *stage) readPlatform() error {

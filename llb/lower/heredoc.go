@@ -47,11 +47,11 @@ func (s *stage) copyDocuments(contents []instructions.SourceContent, like llb.Co
 func (s *stage) expandDocument(text string) (string, error) {
 	lex := shell.NewLex('\\')
 	lex.SkipProcessQuotes = true
-	expanded, unset, err := lex.ProcessWord(text, s.env)
+	expanded, err := expandText(lex, text, s.env)
 	if err == nil {
-		s.lintUnset(unset)
+		s.lintUnset(expanded.Unmatched)
 	}
-	return expanded, err
+	return expanded.Result, err
 }
 
 // pipes is where the script of a RUN is that names its interpreter. All of /dev is thrown away.

@@ -96,19 +96,19 @@ func (l *lowering) lintDefaults() {
 			if arg.Value == nil {
 				continue
 			}
-			value, _, err := l.lex.ProcessWord(*arg.Value, args)
+			value, err := expandWord(l.lex, *arg.Value, args)
 			if err != nil {
 				return // an error of the build
 			}
-			args.set(arg.Key, value)
+			args.set(arg.Key, value.Result)
 		}
 	}
 	for _, s := range l.file.Stages {
-		name, _, err := l.lex.ProcessWord(s.BaseName, args)
+		name, err := expandWord(l.lex, s.BaseName, args)
 		if err != nil {
 			return
 		}
-		if _, err := reference.Parse(name); err != nil {
+		if _, err := reference.Parse(name.Result); err != nil {
 			rule := &linter.RuleInvalidDefaultArgInFrom
 			l.lint.Run(rule, s.Location, rule.Format(s.BaseName))
 		}

@@ -12,6 +12,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/platforms"
@@ -183,7 +184,8 @@ type lowering struct {
 	lint     *linter.Linter
 	warnings []parser.Warning
 
-	all bool // every stage is in reach
+	all   bool         // every stage is in reach
+	grown atomic.Int64 // how much longer expanding has made words
 
 	globals    *environment          // predefined arguments and the ARGs before the first FROM
 	globalArgs map[string]OutlineArg // the ARGs before the first FROM

@@ -382,8 +382,8 @@ func (s *stage) countSteps() int {
 
 // describe returns the text of the instruction at hand for people, its variables expanded.
 func (s *stage) describe(text string, lex *shell.Lex, env *environment) string {
-	if expanded, _, err := lex.ProcessWord(text, env); err == nil {
-		text = expanded
+	if expanded, err := expandText(lex, text, env); err == nil {
+		text = expanded.Result
 	}
 	name, rest, _ := strings.Cut(text, " ")
 	return strings.TrimSpace(strings.ToUpper(name) + " " + rest)
