@@ -24,19 +24,29 @@ var gear = func() (table [256]uint64) {
 	return table
 }()
 
-// cut returns the length of the chunk that p begins with. p holds at least chunkMax bytes, or all up to the end. Where
-// chunks end depends on the bytes before alone, so a change moves the ends near it, and no others.
-func cut(p []byte) int {
-	n := min(len(p), chunkMax)
-	if n <= chunkMin {
-		return n
-	}
+// A cutter finds where chunks end. That depends on the bytes before alone, so a change moves the ends near it, and no others.
+type cutter struct {
+	seen int // of the bytes of this chunk
+	hash uint64
+}
+
+// next returns the length of the chunk that p begins with, or 0 when p does not hold all of it. Then it is to be called again with what is
+// p and more, up to chunkMax bytes.
+func (c *cutter) next(p []byte) int {
 	const shift = 64 - chunkBits
-	var h uint64
-	for i, b := range p[chunkMin-gearWindow : n] {
-		if h = h<<1 + gear[b]; h>>shift == 0 && i >= gearWindow {
-			return chunkMin - gearWindow + i + 1
+	h, end := c.hash, 0
+	for i := max(c.seen, chunkMin-gearWindow); i < len(p); i++ {
+		if h = h<<1 + gear[p[i]]; h>>shift == 0 && i >= chunkMin {
+			end = i + 1
+			break
 		}
 	}
-	return n
+	if end == 0 && len(p) == chunkMax {
+		end = chunkMax
+	}
+	*c = cutter{seen: len(p), hash: h}
+	if end > 0 {
+		*c = cutter{}
+	}
+	return end
 }

@@ -75,7 +75,7 @@ func parseChunks(b []byte) (h chunkListHeader, list []chunkRecord, ok bool) {
 	binary.Decode(b, binary.LittleEndian, &h) // cannot be too short
 	for b = b[chunkListHeaderSize:n]; len(b) > 0; b = b[chunkRecordSize:] {
 		r := chunkRecord{Raw: digest.Digest(b[:32]), Size: binary.LittleEndian.Uint32(b[32:]), Packed: check(b[36:chunkRecordSize])}
-		if r.Size > 2*chunkMax {
+		if r.Size > bufferSize {
 			return h, nil, false
 		}
 		list = append(list, r)
@@ -127,7 +127,7 @@ func (x *chunkIndex) find(raw digest.Digest, form chunkForm) ([]byte, chunkRecor
 		return nil, chunkRecord{}
 	}
 	defer f.Close()
-	b := slices.Grow(getBuffer(), int(p.Size))[:p.Size]
+	b := getBuffer()[:p.Size]
 	if _, err := f.ReadAt(b, p.offset); err != nil || checkOf(b) != p.Packed {
 		putBuffer(b)
 		return nil, chunkRecord{}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"runtime"
-	"sync"
 	"sync/atomic"
 
 	"github.com/seed0570efb0/build/internal/digest"
@@ -21,6 +20,7 @@ type chunkWriter struct {
 	slots  chan struct{} // a place for each chunk that is being compressed
 
 	buf    []byte // what is not cut yet
+	cutter cutter
 	cuts   int
 	order  chan *chunk   // those that are being compressed
 	ended  chan struct{} // when all were written
@@ -39,9 +39,9 @@ type chunk struct {
 	done   chan struct{}
 }
 
-// maxPacking bounds the memory that compression takes, whatever the number of cores and layers. What it is fed with comes from one
-// core, which hashes it: more would wait.
-const maxPacking = 8
+// maxPacking bounds the memory that compression takes, whatever the number of cores and layers. What a layer is read and hashed with is
+// one core, which keeps three to five others busy.
+const maxPacking = 5
 
 func newSlots() chan struct{} { return make(chan struct{}, min(runtime.GOMAXPROCS(0)+1, maxPacking)) }
 
@@ -67,14 +67,18 @@ func (z *chunkWriter) Write(p []byte) (int, error) {
 	}
 	z.take(p)
 	for rest := p; len(rest) > 0; {
-		n := min(len(rest), chunkMax-len(z.buf))
+		n := min(len(rest), chunkMax-len(z.buf), maxStep)
 		z.buf = append(z.buf, rest[:n]...)
-		if rest = rest[n:]; len(z.buf) == chunkMax {
-			z.next(cut(z.buf), false)
+		rest = rest[n:]
+		if end := z.cutter.next(z.buf); end > 0 {
+			z.next(end, false)
 		}
 	}
 	return len(p), nil
 }
+
+// maxStep bounds what is copied once more, since it turns out to be part of the next chunk. It is less than a chunk.
+const maxStep = 64 << 10
 
 // next hands on the n bytes that the buffer begins with. A chunk that is the only one of its layer is not looked for:
 // whoever has it has the layer.
@@ -111,9 +115,8 @@ func (z *chunkWriter) emit() {
 
 // Close writes what is left and ends the stream. It must be called once, and waits for all that works on chunks.
 func (z *chunkWriter) Close() error {
-	for len(z.buf) > 0 {
-		n := cut(z.buf)
-		z.next(n, z.cuts == 0 && n == len(z.buf))
+	if len(z.buf) > 0 {
+		z.next(len(z.buf), z.cuts == 0)
 	}
 	putBuffer(z.buf)
 	close(z.order)
@@ -136,21 +139,5 @@ func (c *chunk) compress(as codec, known *chunkIndex) {
 	}
 	if c.packed, c.err = as.pack(c.raw); c.err == nil {
 		c.record = chunkRecord{Raw: sum, Size: uint32(len(c.packed)), Packed: checkOf(c.packed)}
-	}
-}
-
-// buffers are those of chunks.
-var buffers sync.Pool
-
-func getBuffer() []byte {
-	if b, ok := buffers.Get().(*[]byte); ok {
-		return (*b)[:0]
-	}
-	return make([]byte, 0, chunkMax)
-}
-
-func putBuffer(b []byte) {
-	if cap(b) >= chunkMax {
-		buffers.Put(&b)
 	}
 }
