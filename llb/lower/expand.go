@@ -62,7 +62,7 @@ const maxWord = 128 << 10
 const maxGrowth = 64 << 20
 
 // maxText bounds what comes together while a text is expanded, before its end is known.
-const maxText = 32 << 20
+const maxText = 16 << 20
 
 // expandText expands a text. Nothing else hands variables to the lexer.
 func expandText(lex *shell.Lex, text string, env *environment) (shell.ProcessWordResult, error) {
