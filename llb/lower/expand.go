@@ -59,7 +59,7 @@ func (e *environment) list() []string {
 const maxWord = 128 << 10
 
 // maxGrowth bounds what variables add to all words of a Dockerfile together: many lines can each hold one long value.
-const maxGrowth = 64 << 20
+const maxGrowth = 32 << 20
 
 // maxText bounds what comes together while a text is expanded, before its end is known.
 const maxText = 16 << 20
