@@ -38,7 +38,7 @@ type Image struct {
 }
 
 // Finish completes the config of a build and stores it. Layers give the history its times. epoch, which may
-// be nil, is SOURCE_DATE_EPOCH: no time that is new is later.
+// be nil, is SOURCE_DATE_EPOCH: the time of all that is new.
 func Finish(disk *cache.Store, layers *snapshot.Store, b Build, epoch *time.Time) (*Image, error) {
 	if b.Spec.OS == "" || b.Spec.Architecture == "" {
 		return nil, errors.New("image config: it names no platform")
@@ -113,7 +113,8 @@ func Load(disk *cache.Store, layers *snapshot.Store, config digest.Digest) (*Ima
 	return img, err
 }
 
-// completeHistory returns history with one non-empty entry for each layer and a time for every new entry.
+// completeHistory returns history with one non-empty entry for each layer and a time for every new entry: that of epoch, if there is
+// one, and not an earlier one either. When a layer was made says what was in the cache, and is not to be seen in a reproducible image.
 // times are those of the layers, zero for layers of the base image.
 func completeHistory(history []ocispec.History, times []time.Time, epoch *time.Time) []ocispec.History {
 	out := matchLayers(history, len(times))
@@ -143,8 +144,7 @@ func completeHistory(history []ocispec.History, times []time.Time, epoch *time.T
 		if out[i].Created != nil {
 			current = out[i].Created
 		}
-		out[i].Created = current
-		if epoch != nil && (current == nil || current.After(*epoch)) {
+		if out[i].Created = current; epoch != nil {
 			out[i].Created = utc(*epoch)
 		}
 	}

@@ -60,7 +60,7 @@ func TestCompleteHistory(t *testing.T) {
 		{"or of the base", "L1 e2 en", "-", "", "L1 e2 e2"},
 		{"scratch", "en en", "", "", "e- e-"},
 		{"scratch with an epoch", "en en", "", "4", "e4 e4"},
-		{"the epoch is the latest time, but for the base", "L9 Ln en Ln", "-36", "4", "L9 L3 e3 L4"},
+		{"the epoch is the time of all but the base", "L9 Ln en Ln", "-36", "4", "L9 L4 e4 L4"},
 		{"a layer that another image brought has no time", "L1 Ln Ln", "--5", "", "L1 L5 L5"},
 		{"base without history", "Ln en", "--3", "", "L3 L3 L3 e3"},
 		{"base with a short history", "L1 Ln", "---3", "", "L1 L3 L3 L3"},

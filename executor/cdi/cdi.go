@@ -4,6 +4,7 @@
 package cdi
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"path/filepath"
@@ -95,9 +96,8 @@ func (r *Registry) Missing(name string) *NotFoundError {
 		Hint: "devices are described by files of the Container Device Interface (CDI) in " + strings.Join(r.folders, ", "),
 	}
 	wrong := r.read().GetErrors()
-	for _, file := range slices.Sorted(maps.Keys(wrong)) {
-		e.Hint = fmt.Sprintf("a file that describes devices is wrong: %v", wrong[file][0])
-		break
+	if files := slices.Sorted(maps.Keys(wrong)); len(files) > 0 {
+		e.Hint = fmt.Sprintf("a file that describes devices is wrong: %v", wrong[files[0]][0])
 	}
 	return e
 }
@@ -154,7 +154,7 @@ func (e *Edits) add(c *specs.ContainerEdits) error {
 	case len(c.NetDevices) > 0:
 		return fmt.Errorf("the network device %s cannot be given away", c.NetDevices[0].HostInterfaceName)
 	case c.IntelRdt != nil:
-		return fmt.Errorf("Intel RDT (intelRdt) is not supported")
+		return errors.New("Intel RDT (intelRdt) is not supported")
 	}
 	e.Env = append(e.Env, c.Env...)
 	for _, n := range c.DeviceNodes {
@@ -222,7 +222,7 @@ func checkPaths(source, target string) error {
 		}
 	}
 	if filepath.Clean(target) == "/" {
-		return fmt.Errorf("nothing can take the place of /")
+		return errors.New("nothing can take the place of /")
 	}
 	return nil
 }

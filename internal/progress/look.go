@@ -1,6 +1,7 @@
 package progress
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -76,7 +77,7 @@ func newLook(env func(string) string) (l look, wrong []string) {
 func (p palette) set(entry string) error {
 	name, value, ok := strings.Cut(strings.ToLower(entry), "=")
 	if _, known := p[tone(name)]; !ok || !known {
-		return fmt.Errorf("it looks like run=blue; run, cancel, error and warning have colours")
+		return errors.New("it looks like run=blue; run, cancel, error and warning have colours")
 	}
 	color, err := parseColor(value)
 	if err == nil {

@@ -59,10 +59,10 @@ func (e *environment) list() []string {
 const maxWord = 128 << 10
 
 // maxGrowth bounds what variables add to all words of a Dockerfile together: many lines can each hold one long value.
-const maxGrowth = 64 << 20
+const maxGrowth = 32 << 20
 
 // maxText bounds what comes together while a text is expanded, before its end is known.
-const maxText = 32 << 20
+const maxText = 16 << 20
 
 // expandText expands a text. Nothing else hands variables to the lexer.
 func expandText(lex *shell.Lex, text string, env *environment) (shell.ProcessWordResult, error) {

@@ -382,7 +382,7 @@ func (s *stage) countSteps() int {
 
 // describe returns the text of the instruction at hand for people, its variables expanded.
 func (s *stage) describe(text string, lex *shell.Lex, env *environment) string {
-	if expanded, err := expandText(lex, text, env); err == nil {
+	if expanded, err := expandWord(lex, text, env); err == nil {
 		text = expanded.Result
 	}
 	name, rest, _ := strings.Cut(text, " ")
