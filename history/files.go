@@ -44,11 +44,10 @@ func (l *Log) AddFiles(d digest.Digest, entries iter.Seq[snapshot.Entry]) error 
 		return nil
 	}
 	if name := fileOf("files", d); !l.has(name) {
-		var files []File
-		for e := range entries {
-			files = append(files, newFile(&e))
-		}
-		if err := l.disk.WriteFile(name, marshalFiles(files)); err != nil {
+		list := marshalFiles(func(yield func(File) bool) {
+			entries(func(e snapshot.Entry) bool { return yield(newFile(&e)) })
+		})
+		if err := l.disk.WriteFile(name, list); err != nil {
 			return err
 		}
 	}

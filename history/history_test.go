@@ -205,7 +205,7 @@ func TestModesThatAreReplaced(t *testing.T) {
 
 func FuzzParseFiles(f *testing.F) {
 	sealed := func(b []byte) []byte { sum := sha256.Sum256(b); return append(b, sum[:]...) }
-	good := marshalFiles([]File{{Path: "a", Type: snapshot.Regular, Mode: 0o644, Digest: digest.Digest{1}}, {Path: "l", Type: snapshot.Symlink, Rest: "a", Owner: "1:2"}})
+	good := marshalFiles(slices.Values([]File{{Path: "a", Type: snapshot.Regular, Mode: 0o644, Digest: digest.Digest{1}}, {Path: "l", Type: snapshot.Symlink, Rest: "a", Owner: "1:2"}}))
 	f.Add(good[len(listMagic) : len(good)-sha256.Size])
 	f.Fuzz(func(t *testing.T, body []byte) {
 		parseFiles(body)
@@ -214,7 +214,7 @@ func FuzzParseFiles(f *testing.F) {
 		if !ok {
 			return
 		}
-		again, ok := parseFiles(marshalFiles(files))
+		again, ok := parseFiles(marshalFiles(slices.Values(files)))
 		if !ok || !slices.Equal(again, files) {
 			t.Errorf("%v and then %v", files, again)
 		}

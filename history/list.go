@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"iter"
 
 	"github.com/seed0570efb0/build/snapshot"
 )
@@ -12,11 +13,9 @@ import (
 // has changed, JSON would take a quarter of a second of the build that finds it out.
 const listMagic = "build files 1\n"
 
-func marshalFiles(files []File) []byte {
-	b := make([]byte, 0, len(listMagic)+96*len(files)+sha256.Size)
-	b = append(b, listMagic...)
-	for i := range files {
-		f := &files[i]
+func marshalFiles(files iter.Seq[File]) []byte {
+	b := []byte(listMagic)
+	for f := range files {
 		for _, text := range []string{f.Path, f.Owner, f.Rest} {
 			b = binary.AppendUvarint(b, uint64(len(text)))
 			b = append(b, text...)

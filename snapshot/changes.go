@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"maps"
 	"slices"
 
 	"github.com/seed0570efb0/build/cache"
@@ -15,7 +14,7 @@ import (
 // is unpacked for it: the layer is written as a tar at once. It is not safe for concurrent use.
 type Changes struct {
 	base  *View
-	nodes map[string]change
+	nodes map[string]*change
 }
 
 type change struct {
@@ -31,7 +30,7 @@ type content struct {
 
 // NewChanges returns no changes yet on top of base.
 func NewChanges(base *View) *Changes {
-	return &Changes{base: base, nodes: map[string]change{}}
+	return &Changes{base: base, nodes: map[string]*change{}}
 }
 
 // Lstat returns the entry at p as it is after the changes.
@@ -57,7 +56,7 @@ func (c *Changes) Put(e Entry, open func() (io.ReadCloser, error)) error {
 		if !ok || file.Type != Regular {
 			return fmt.Errorf("hard link %q names %q, which is no file of the layer", e.Path, e.Link)
 		}
-		n = file
+		n = *file
 		n.Path = e.Path
 	}
 	return c.put(n)
@@ -86,7 +85,7 @@ func (c *Changes) put(e change) error {
 		e.Mode = 0o777 // what the kernel says of every link
 	}
 	e.from = nil
-	c.nodes[e.Path] = e
+	c.nodes[e.Path] = &e
 	return nil
 }
 
@@ -127,37 +126,35 @@ func (c *Changes) MkdirAll(p string, like Entry) error {
 
 // changes returns what the layer holds, in order: the changes, and the directories they are in with the
 // metadata they have, so that the layer's tree needs nothing from below.
-func (c *Changes) changes() ([]change, error) {
-	need := map[string]change{}
+func (c *Changes) changes() ([]*change, error) {
+	out := make([]*change, 0, len(c.nodes)+8)
+	added := map[string]bool{}
 	for p, n := range c.nodes {
-		need[p] = n
-		for dir := parentOf(p); dir != "."; dir = parentOf(dir) {
-			if _, ok := need[dir]; ok {
-				break // and so are its parents
-			}
+		out = append(out, n)
+		for dir := parentOf(p); dir != "." && c.nodes[dir] == nil && !added[dir]; dir = parentOf(dir) {
 			e, _, err := c.Lstat(dir)
 			if err != nil {
 				return nil, err
 			}
-			need[dir] = change{Entry: e}
+			out = append(out, &change{Entry: e})
+			added[dir] = true
 		}
 	}
-	out := slices.SortedFunc(maps.Values(need), func(a, b change) int { return comparePaths(a.Path, b.Path) })
+	slices.SortFunc(out, func(a, b *change) int { return comparePaths(a.Path, b.Path) })
 	nameLinks(out)
 	return out, nil
 }
 
 // nameLinks makes the first name of a file the one that is a file, and the others hard links to it:
 // whoever extracts the layer finds the file before its links.
-func nameLinks(list []change) {
+func nameLinks(list []*change) {
 	first := map[*content]string{}
-	for i := range list {
-		e := &list[i]
+	for i, e := range list {
 		if e.Type != Regular {
 			continue
 		}
 		if name, ok := first[e.content]; ok {
-			e.Entry = Entry{Path: e.Path, Type: Hardlink, Link: name, Mode: e.Mode, UID: e.UID, GID: e.GID, Mtime: e.Mtime}
+			list[i] = &change{Entry: Entry{Path: e.Path, Type: Hardlink, Link: name, Mode: e.Mode, UID: e.UID, GID: e.GID, Mtime: e.Mtime}}
 		} else {
 			first[e.content] = e.Path
 		}
@@ -171,6 +168,7 @@ func (s *Store) Commit(ctx context.Context, parent digest.Digest, c *Changes, m 
 		return digest.Digest{}, err
 	}
 	return s.commitNew(parent, m, func(w *Writer) error {
+		w.entries = make([]Entry, 0, len(changes))
 		for _, e := range changes {
 			if err := e.write(ctx, w); err != nil {
 				return err

@@ -4,11 +4,15 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/seed0570efb0/build/cache"
+	"github.com/seed0570efb0/build/internal/digest"
 )
 
 // BenchmarkNothingToDo builds what is all in the store, as one command after another would. ns/step should not grow with the size.
@@ -50,6 +54,81 @@ func BenchmarkUnchangedContext(b *testing.B) {
 				buildOnce(b, store, dir)
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(n), "ns/file")
+		})
+	}
+}
+
+// BenchmarkFullStore builds what is in the store beside many entries of other builds. ns/op should not grow with their number.
+func BenchmarkFullStore(b *testing.B) {
+	for _, n := range []int{0, 1000, 100_000} {
+		b.Run(fmt.Sprint("entries=", n), func(b *testing.B) {
+			dir, store := benchmarkContext(b, copies(1)), b.TempDir()
+			buildOnce(b, store, dir)
+			disk, err := cache.Open(store)
+			if err != nil {
+				b.Fatal(err)
+			}
+			for i := range n {
+				d := digest.Of(fmt.Append(nil, i))
+				if err := disk.Record(b.Context(), cache.Key(d), d); err != nil {
+					b.Fatal(err)
+				}
+			}
+			disk.Close()
+			for b.Loop() {
+				buildOnce(b, store, dir)
+			}
+		})
+	}
+}
+
+// BenchmarkProcesses builds the same 100 steps by several processes at once, on one new store. Each step runs once: ns/op should grow
+// with what a process costs that finds all done.
+func BenchmarkProcesses(b *testing.B) {
+	for _, n := range []int{1, 4, 16} {
+		b.Run(fmt.Sprint("processes=", n), func(b *testing.B) {
+			dir := benchmarkContext(b, copies(100))
+			for b.Loop() {
+				store := b.TempDir()
+				var g errgroup.Group
+				for range n {
+					g.Go(func() error {
+						if out, err := exec.Command(mainVerb, "--root", store, "-q", dir).CombinedOutput(); err != nil {
+							return fmt.Errorf("%w: %s", err, out)
+						}
+						return nil
+					})
+				}
+				if err := g.Wait(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkSparseLayer copies a file that is a hole. ns/GiB should not grow with the size; the store should not either.
+func BenchmarkSparseLayer(b *testing.B) {
+	for _, n := range []int64{1, 4, 20} {
+		b.Run(fmt.Sprint("GiB=", n), func(b *testing.B) {
+			if n > 4 && testing.Short() {
+				b.Skip("it hashes 20 GiB")
+			}
+			dir := benchmarkContext(b, "FROM scratch\nCOPY f /f\n")
+			if err := os.Truncate(filepath.Join(dir, "f"), n<<30); err != nil {
+				b.Fatal(err)
+			}
+			var taken int64
+			for b.Loop() {
+				store := b.TempDir()
+				buildOnce(b, store, dir)
+				var err error
+				if taken, err = cache.DiskUsage(store); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(n), "ns/GiB")
+			b.ReportMetric(float64(taken), "store-bytes")
 		})
 	}
 }
