@@ -158,7 +158,7 @@ func (a *app) packWith(ctx context.Context, s *solver.Solver, p *plan) (end func
 		a.packer, a.executor.Packing = nil, nil
 		return func() {}
 	}
-	percent := debug.SetGCPercent(50) // what is read and what is compressed are in memory at the same time
+	percent := debug.SetGCPercent(40) // what is read and what is compressed are in memory at the same time
 	a.packer = a.layers.NewPacker(ctx, forms...)
 	a.executor.Packing = executor.NewPacking(a.packer, p.roots())
 	s.Solved = a.executor.Packing.Solved
