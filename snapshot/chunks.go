@@ -40,23 +40,23 @@ func checkOf(p []byte) check {
 // chunkRecordSize is that of a chunkRecord on disk.
 const chunkRecordSize = sha256.Size + 4 + len(check{})
 
-// chunkListHeader begins a list: what it is, by which compressor the blob was made, and in which form.
+// chunkListHeader begins a list: what it is, by which compressor the blob was made, and at which level.
 type chunkListHeader struct {
 	Magic  [4]byte
 	Format uint16
-	Form   chunkForm
+	Level  uint16
 }
 
 const chunkListHeaderSize = 8
 
-func newChunkListHeader(form chunkForm) chunkListHeader {
-	return chunkListHeader{Magic: [4]byte([]byte("chnk")), Format: compressorFormat, Form: form}
+func newChunkListHeader(level int) chunkListHeader {
+	return chunkListHeader{Magic: [4]byte([]byte("chnk")), Format: compressorFormat, Level: uint16(level)}
 }
 
 // marshalChunks returns a list as it is on disk: header, records, and the digest of both.
-func marshalChunks(form chunkForm, list []chunkRecord) []byte {
+func marshalChunks(level int, list []chunkRecord) []byte {
 	b := make([]byte, 0, chunkListHeaderSize+len(list)*chunkRecordSize+sha256.Size)
-	b, _ = binary.Append(b, binary.LittleEndian, newChunkListHeader(form))
+	b, _ = binary.Append(b, binary.LittleEndian, newChunkListHeader(level))
 	for _, r := range list {
 		b = append(b, r.Raw[:]...)
 		b = binary.LittleEndian.AppendUint32(b, r.Size)
@@ -80,7 +80,7 @@ func parseChunks(b []byte) (h chunkListHeader, list []chunkRecord, ok bool) {
 		}
 		list = append(list, r)
 	}
-	return h, list, h.Magic == newChunkListHeader(chunkForm{}).Magic
+	return h, list, h.Magic == newChunkListHeader(0).Magic
 }
 
 // IsChunkList reports whether b is a list of chunks, whole.
@@ -102,8 +102,8 @@ type chunkIndex struct {
 }
 
 type chunkKey struct {
-	raw  digest.Digest
-	form chunkForm
+	raw   digest.Digest
+	level uint16
 }
 
 type chunkPlace struct {
@@ -114,10 +114,10 @@ type chunkPlace struct {
 
 // find returns the compressed bytes of a chunk and their record, or nil when they are not known, or not what they were. They are
 // compared here, since a blob that they are taken from is not read to its end.
-func (x *chunkIndex) find(raw digest.Digest, form chunkForm) ([]byte, chunkRecord) {
+func (x *chunkIndex) find(raw digest.Digest, level int) ([]byte, chunkRecord) {
 	x.load.Do(x.read)
 	x.mu.Lock()
-	p, ok := x.places[chunkKey{raw, form}]
+	p, ok := x.places[chunkKey{raw, uint16(level)}]
 	x.mu.Unlock()
 	if !ok {
 		return nil, chunkRecord{}
@@ -127,9 +127,9 @@ func (x *chunkIndex) find(raw digest.Digest, form chunkForm) ([]byte, chunkRecor
 		return nil, chunkRecord{}
 	}
 	defer f.Close()
-	b := getBuffer()[:p.Size]
+	b := packs.get()[:p.Size]
 	if _, err := f.ReadAt(b, p.offset); err != nil || checkOf(b) != p.Packed {
-		putBuffer(b)
+		packs.put(b)
 		return nil, chunkRecord{}
 	}
 	return b, p.chunkRecord
@@ -159,22 +159,22 @@ func (x *chunkIndex) read() {
 			continue
 		}
 		if h, list, ok := parseChunks(b); ok && h.Format == compressorFormat {
-			x.add(f.blob, h.Form, list)
+			x.add(f.blob, h.Level, list)
 			n += len(list)
 		}
 	}
 }
 
 // add remembers the chunks of a blob. What is known already stays as it is.
-func (x *chunkIndex) add(blob digest.Digest, form chunkForm, list []chunkRecord) {
+func (x *chunkIndex) add(blob digest.Digest, level uint16, list []chunkRecord) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.places == nil {
 		x.places = map[chunkKey]chunkPlace{}
 	}
-	offset := int64(len(form.Method.header()))
+	offset := int64(len(gzipHeader))
 	for _, r := range list {
-		key := chunkKey{r.Raw, form}
+		key := chunkKey{r.Raw, level}
 		if _, ok := x.places[key]; !ok {
 			x.places[key] = chunkPlace{r, blob, offset}
 		}
@@ -183,10 +183,10 @@ func (x *chunkIndex) add(blob digest.Digest, form chunkForm, list []chunkRecord)
 }
 
 // keep lists the chunks of a blob that is in the store. What is one chunk is never asked for: it is the whole layer.
-func (x *chunkIndex) keep(blob digest.Digest, form chunkForm, list []chunkRecord) error {
+func (x *chunkIndex) keep(blob digest.Digest, level int, list []chunkRecord) error {
 	if len(list) < 2 {
 		return nil
 	}
-	x.add(blob, form, list)
-	return x.disk.WriteFile(ChunkFile(blob), marshalChunks(form, list))
+	x.add(blob, uint16(level), list)
+	return x.disk.WriteFile(ChunkFile(blob), marshalChunks(level, list))
 }

@@ -28,20 +28,21 @@ func (c Compression) takes(b Blob) bool {
 
 // compressorFormat counts the changes of the bytes that compressor gives for the same input. What is kept of another one is made again,
 // so that the digest of an image does not depend on which version of this program has built it before.
-const compressorFormat = 2
+const compressorFormat = 1
 
 func (s *Store) compressor(w io.Writer, as Compression) (io.WriteCloser, error) {
 	switch as.MediaType {
 	case MediaTypeTar:
 		return nopCloser{w}, nil
 	case MediaTypeTarGzip:
-		return s.newChunkWriter(w, &gzipCodec{level: cmp.Or(as.Level, gzipLevel)})
+		return s.newGzipWriter(w, cmp.Or(as.Level, gzipLevel))
 	case MediaTypeTarZstd:
 		level := zstd.SpeedDefault
 		if as.Level > 0 {
 			level = zstd.EncoderLevelFromZstd(as.Level)
 		}
-		return s.newChunkWriter(w, zstdCodec{level})
+		// Two work on one block after the other: that changes no byte, takes no more memory, and keeps up with what reads the layer.
+		return zstd.NewWriter(w, zstd.WithEncoderConcurrency(2), zstd.WithEncoderLevel(level))
 	}
 	return nil, fmt.Errorf("layers of type %q cannot be written", as.MediaType)
 }

@@ -12,10 +12,10 @@ import (
 
 // A pressed tar is the compressed form of a layer that may not have a name yet. It must end in keep, or in Abort of its blob.
 type pressed struct {
-	s      *Store
-	blob   *cache.BlobWriter
-	as     Compression
-	chunks *chunkWriter // nil when nothing was compressed
+	s    *Store
+	blob *cache.BlobWriter
+	as   Compression
+	gzip *gzipWriter // nil in other forms
 }
 
 // press compresses the tar that write writes.
@@ -30,7 +30,7 @@ func (s *Store) press(as Compression, write func(w io.Writer) error) (_ *pressed
 		x.blob.Abort()
 		return nil, err
 	}
-	x.chunks, _ = z.(*chunkWriter)
+	x.gzip, _ = z.(*gzipWriter)
 	err = write(z)
 	if closed := z.Close(); err == nil || errors.Is(err, errBroken) { // in any case: it waits for all that works for it
 		err = closed
@@ -55,8 +55,8 @@ func (x *pressed) keep(ctx context.Context, layer digest.Digest) (Blob, error) {
 	if err := x.s.AddBlob(ctx, layer, b); err != nil {
 		return Blob{}, err
 	}
-	if x.chunks != nil {
-		err = x.s.packed.keep(d, x.chunks.form(), x.chunks.list)
+	if x.gzip != nil {
+		err = x.s.packed.keep(d, x.gzip.level, x.gzip.list)
 	}
 	return b, err
 }

@@ -23,9 +23,10 @@ type spool struct {
 	mu     sync.Mutex
 	moved  sync.Cond // some of what follows has changed
 	memory int       // how many blocks may still be kept in memory
-	fresh  int64     // how many blocks of the file were never used
-	free   []int64   // blocks of the file that are free again; the one that was freed last is taken first, so that the file stays small
-	end    int64     // how many blocks of the file were used at some time
+	spare  [][]byte  // their memory
+	fresh  int64     // how many blocks of the file may be added
+	end    int64     // how many it has
+	free   []int64   // those that are free again; the one that was freed last is taken first, so that the file stays small
 	queue  []spooled
 	ended  bool // by the writer
 	err    error
@@ -95,7 +96,11 @@ func (s *spool) place(n int) (spooled, error) {
 		return b, s.err
 	case s.memory > 0:
 		s.memory--
-		b.p = getBlock()[:n]
+		if last := len(s.spare) - 1; last >= 0 {
+			b.p, s.spare = s.spare[last][:n], s.spare[:last]
+		} else {
+			b.p = make([]byte, n, spoolBlock)
+		}
 	case len(s.free) > 0:
 		b.at, s.free = s.free[len(s.free)-1], s.free[:len(s.free)-1]
 	default:
@@ -124,8 +129,7 @@ func (s *spool) store(b spooled, p []byte) error {
 
 // copyTo is the reader: it ends when the writer has ended and all was written to w, or with the error of a spool that was closed.
 func (s *spool) copyTo(w io.Writer) error {
-	buf := getBlock()
-	defer putBlock(buf)
+	var buf []byte
 	for {
 		b, err := s.next()
 		if err != nil || b.n == 0 {
@@ -133,7 +137,8 @@ func (s *spool) copyTo(w io.Writer) error {
 		}
 		p := b.p
 		if p == nil {
-			p = buf[:b.n]
+			p = slices.Grow(buf, spoolBlock)[:b.n]
+			buf = p[:0]
 			if _, err := s.file.ReadAt(p, b.at*spoolBlock); err != nil {
 				return err
 			}
@@ -166,7 +171,7 @@ func (s *spool) release(b spooled) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if b.p != nil {
-		putBlock(b.p)
+		s.spare = append(s.spare, b.p[:spoolBlock])
 		s.memory++
 	} else {
 		s.free = append(s.free, b.at)
@@ -198,15 +203,3 @@ func (s *spool) remove() {
 		s.file.Close()
 	}
 }
-
-// blocks are those of spools that are not in use.
-var blocks sync.Pool
-
-func getBlock() []byte {
-	if b, ok := blocks.Get().(*[]byte); ok {
-		return (*b)[:spoolBlock]
-	}
-	return make([]byte, spoolBlock)
-}
-
-func putBlock(b []byte) { blocks.Put(&b) }

@@ -176,6 +176,29 @@ func TestSharedStepRunsOnce(t *testing.T) {
 	}
 }
 
+// What a step gave is told once, before a step that needs it can end, and also when it did not run.
+func TestResultsAreTold(t *testing.T) {
+	w := newWorld()
+	last := run("last", run("middle", run("first", scratch())), run("other", scratch()))
+	for _, want := range []int{5, 1} { // the second time only the last one is asked for
+		told := map[string]digest.Digest{}
+		var mu sync.Mutex
+		s := w.solver()
+		s.Solved = func(v *llb.Vertex, d digest.Digest) {
+			mu.Lock()
+			defer mu.Unlock()
+			if name := v.Meta().Label; told[name] != (digest.Digest{}) || name == "last" && len(told) != want-1 {
+				t.Errorf("%s after %v", name, told)
+			}
+			told[v.Meta().Label] = d
+		}
+		d, err := s.Solve(t.Context(), last)
+		if err != nil || len(told) != want || told["last"] != d {
+			t.Errorf("%v, %v", told, err)
+		}
+	}
+}
+
 func TestIndependentStepsRunAtOnce(t *testing.T) {
 	w := newWorld()
 	w.entered = make(chan string)

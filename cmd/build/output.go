@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -157,10 +158,14 @@ func (a *app) packWith(ctx context.Context, s *solver.Solver, p *plan) (end func
 		a.packer, a.executor.Packing = nil, nil
 		return func() {}
 	}
+	percent := debug.SetGCPercent(40) // what is read and what is compressed are in memory at the same time
 	a.packer = a.layers.NewPacker(ctx, forms...)
 	a.executor.Packing = executor.NewPacking(a.packer, p.roots())
 	s.Solved = a.executor.Packing.Solved
-	return a.packer.Close
+	return func() {
+		a.packer.Close()
+		debug.SetGCPercent(percent)
+	}
 }
 
 // export writes images to one place, with an index even over one if index is set, and shows it.
