@@ -116,6 +116,30 @@ func TestGzipDependsOnInputAlone(t *testing.T) {
 	}
 }
 
+// The workers of zstd take turns: how many cores there are changes no byte.
+func TestZstdDependsOnInputAlone(t *testing.T) {
+	p := slices.Concat(prose(11, 3<<20), noise(11, 1<<20))
+	s := testStore(t)
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
+	want := digest.Digest{}
+	for _, cores := range []int{1, 2, 7} {
+		runtime.GOMAXPROCS(cores)
+		var out bytes.Buffer
+		z, err := s.compressor(&out, Compression{MediaType: MediaTypeTarZstd})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(z, struct{ io.Reader }{bytes.NewReader(p)}); err != nil || z.Close() != nil {
+			t.Fatal(err)
+		}
+		if got := digest.Of(out.Bytes()); got != want && cores > 1 {
+			t.Errorf("on %d cores it is different", cores)
+		} else {
+			want = got
+		}
+	}
+}
+
 // A compressor that has worked gives what a new one gives.
 func TestCompressorsAreUsedAgain(t *testing.T) {
 	for level := flate.BestSpeed; level <= flate.BestCompression; level++ {
