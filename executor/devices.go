@@ -21,7 +21,7 @@ func (x *Executor) edits(devices []llb.Device) (*cdi.Edits, error) {
 		case len(found) == 0 && d.Required:
 			return nil, x.Devices.Missing(d.Name)
 		case len(found) == 0:
-			x.Warn(fmt.Sprintf("optional device %q is not registered: the step runs without it", d.Name))
+			x.Warn(fmt.Sprintf("optional device %q is not registered: the step runs without it: %s", d.Name, x.Devices.Missing(d.Name).Hint))
 		}
 		names = append(names, found...)
 	}
