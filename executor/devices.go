@@ -21,7 +21,7 @@ func (x *Executor) edits(devices []llb.Device) (*cdi.Edits, error) {
 		case len(found) == 0 && d.Required:
 			return nil, x.Devices.Missing(d.Name)
 		case len(found) == 0:
-			x.Warn(fmt.Sprintf("optional device %q is not registered: the step runs without it", d.Name))
+			x.Warn(fmt.Sprintf("optional device %q is not registered: the step runs without it: %s", d.Name, x.Devices.Missing(d.Name).Hint))
 		}
 		names = append(names, found...)
 	}
@@ -50,8 +50,11 @@ func (c *container) devices() error {
 		if fi.Mode()&(os.ModeDevice|os.ModeNamedPipe) == 0 {
 			return fmt.Errorf("device: %s is no device file", n.Source)
 		}
-		if c.x.Root == sandbox.RootChroot {
-			continue // see inChroot
+		if c.x.Root == sandbox.RootChroot { // see inChroot
+			if fi.Mode()&os.ModeNamedPipe != 0 {
+				return fmt.Errorf("device: %s is a pipe: this host allows no mounts, and nobody is at the other end of a copy", n.Source)
+			}
+			continue
 		}
 		if err := c.mount(sandbox.Mount{Type: sandbox.MountBind, Source: n.Source, Target: n.Target}, snapshot.Regular); err != nil {
 			return err

@@ -62,11 +62,30 @@ func (x *Executor) emulate(c *container, err error) error {
 	if !x.OwnNamespace || sandbox.Register(format) != nil {
 		return foreign
 	}
-	work := c.tmp.Join("work") // which an overlay uses once
-	if err := cache.RemoveAll(work); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	return c.renew()
+}
+
+// renew makes the overlays of c, which were mounted and never used, such that they can be mounted once more: the kernel
+// refuses the scratch space of a volatile one.
+func (c *container) renew() error {
+	overlays := []*sandbox.Root{&c.spec.Root}
+	for _, m := range c.spec.Mounts {
+		if m.Overlay != nil {
+			overlays = append(overlays, m.Overlay)
+		}
 	}
-	return c.mkdir("work")
+	for _, o := range overlays {
+		if o.Work == "" { // it is flat
+			continue
+		}
+		if err := cache.RemoveAll(o.Work); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err := c.mkdir(filepath.Base(o.Work)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // headSize is how much of a program tells what it is for.

@@ -108,7 +108,7 @@ func TestPlaces(t *testing.T) {
 	p := places{view: view}
 	for target, kind := range map[string]snapshot.Type{
 		"/etc/hosts": snapshot.Regular, "/etc": snapshot.Dir, "/link/m": snapshot.Dir, "/up": snapshot.Regular, "/a/b": snapshot.Dir, "/a": snapshot.Dir,
-		"/dev/pipes": snapshot.Dir, "/proc/x": snapshot.Dir, "/file": snapshot.Dir,
+		"/dev/pipes": snapshot.Dir, "/proc/x": snapshot.Dir, "/file": snapshot.Dir, "/file/in/it": snapshot.Dir,
 	} {
 		if err := p.add(target, kind); err != nil {
 			t.Error(err)

@@ -33,21 +33,36 @@ func (p *places) add(target string, kind snapshot.Type) error {
 	if kind == snapshot.Dir {
 		missing.Mode = 0o755
 	}
+	way, ok, err := p.way(at)
+	if err != nil || !ok {
+		return err
+	}
 	if _, ok := p.entries[at]; !ok {
 		p.put(missing)
 	}
-	for dir := path.Dir(at); dir != "."; dir = path.Dir(dir) {
-		e, ok, err := p.view.Lstat(dir)
-		if err != nil {
-			return err
-		}
-		if !ok {
-			e = snapshot.Entry{Type: snapshot.Dir, Mode: 0o755}
-		}
-		e.Path, e.Opaque = dir, false
+	for _, e := range way {
 		p.put(e)
 	}
 	return nil
+}
+
+// way returns the folders that at is in; ok is not set when something else is in the way.
+func (p *places) way(at string) (way []snapshot.Entry, ok bool, err error) {
+	for dir := path.Dir(at); dir != "."; dir = path.Dir(dir) {
+		e, there, err := p.view.Lstat(dir)
+		if err != nil {
+			return nil, false, err
+		}
+		if !there {
+			e = snapshot.Entry{Type: snapshot.Dir, Mode: 0o755}
+		}
+		if e.Type != snapshot.Dir {
+			return nil, false, nil
+		}
+		e.Path, e.Opaque = dir, false
+		way = append(way, e)
+	}
+	return way, true, nil
 }
 
 func (p *places) put(e snapshot.Entry) {

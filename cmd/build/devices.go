@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -126,14 +127,29 @@ func parseNodes(text string) (list []cdi.Node, err error) {
 	if !fi.IsDir() {
 		return []cdi.Node{{Source: source, Target: target}}, nil
 	}
-	err = filepath.WalkDir(source, func(p string, d os.DirEntry, err error) error {
+	list, err = devicesIn(filepath.Clean(source), target)
+	switch {
+	case err != nil:
+		return nil, usagef("", "--device %s: %w", text, fileError(err))
+	case len(list) == 0:
+		return nil, usagef(hint, "--device %s: there is no device in it", text)
+	}
+	return list, nil
+}
+
+// ownFolders are those in /dev that every sandbox has for itself. The host's hold its terminals, and files of others.
+var ownFolders = []string{"pts", "shm", "mqueue"}
+
+// devicesIn returns the devices in a folder, which may be a link to one, as they are in the folder target.
+func devicesIn(source, target string) (list []cdi.Node, err error) {
+	err = filepath.WalkDir(source+"/", func(p string, d os.DirEntry, err error) error {
+		if d != nil && d.IsDir() && slices.Contains(ownFolders, d.Name()) {
+			return fs.SkipDir
+		}
 		if err == nil && d.Type()&os.ModeDevice != 0 {
-			list = append(list, cdi.Node{Source: p, Target: target + strings.TrimPrefix(p, source)})
+			list = append(list, cdi.Node{Source: p, Target: filepath.Join(target, strings.TrimPrefix(p, source))})
 		}
 		return err
 	})
-	if err == nil && len(list) == 0 {
-		err = usagef(hint, "--device %s: there is no device in it", text)
-	}
 	return list, err
 }

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
+	"strings"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -169,6 +172,13 @@ func (o *runOptions) spec() (*executor.RunSpec, error) {
 	}
 	if !o.remove {
 		return nil, usagef("write what is to stay into a volume", "--rm=false: nothing of a container outlives it")
+	}
+	if o.workdir != "" && !path.IsAbs(o.workdir) {
+		return nil, usagef("it is an absolute path in the container", "--workdir %s", o.workdir)
+	}
+	const longest = 64 // that the kernel keeps
+	if len(o.hostname) > longest || strings.ContainsFunc(o.hostname, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }) {
+		return nil, usagef("it has at most 64 bytes, and no spaces", "--hostname %q", o.hostname)
 	}
 	if err := checkNetwork(o.network); err != nil {
 		return nil, err

@@ -151,7 +151,9 @@ func parseMount(text string) (m sandbox.Mount, err error) {
 		case "readonly", "ro":
 			m.ReadOnly = value == ""
 			if value != "" {
-				m.ReadOnly, err = strconv.ParseBool(value)
+				if m.ReadOnly, err = strconv.ParseBool(value); err != nil {
+					err = usagef("it is true or false", "option %q", f)
+				}
 			}
 		case "tmpfs-size":
 			m.Size, err = parseSize("size", value)

@@ -62,7 +62,7 @@ func (r *Registry) Find(name string) []string {
 			return found
 		}
 	}
-	return slices.DeleteFunc(all, func(d string) bool { return r.annotations(d)[classAnnotation] != name })
+	return slices.DeleteFunc(all, func(d string) bool { class, ok := r.annotations(d)[classAnnotation]; return !ok || class != name })
 }
 
 // AutoAllowed reports whether the description of a device says that every build may use it. The name is whole.

@@ -54,6 +54,7 @@ func TestFind(t *testing.T) {
 		"vendor.example/other":   nil,
 		"fast":                   {"vendor.example/gpu=a"},
 		"slow":                   nil,
+		"":                       nil,
 		"gpu=a":                  nil,
 		"vendor.example/gpu=a=b": nil,
 	} {

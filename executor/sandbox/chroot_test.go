@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/seed0570efb0/build/executor/sandbox"
 	"github.com/seed0570efb0/build/internal/testkit"
 	"github.com/seed0570efb0/build/internal/userns"
@@ -157,6 +159,25 @@ func TestFillDev(t *testing.T) {
 	_, inside := userns.Inside()
 	if err != nil || st.Mode().Perm() != 0o666 || st.Mode()&fs.ModeDevice == 0 && userns.Check(userns.Root) == nil && !inside {
 		t.Errorf("%v %v", st.Mode(), err)
+	}
+}
+
+// A copy of a device is for those who may use the host's.
+func TestFillDevKeepsRights(t *testing.T) {
+	if _, inside := userns.Inside(); inside || userns.Check(userns.Root) != nil {
+		t.Skip("needs root, to make a device")
+	}
+	source, dir := filepath.Join(t.TempDir(), "zero"), t.TempDir()
+	if err := errors.Join(unix.Mknod(source, unix.S_IFCHR, int(unix.Mkdev(1, 5))), os.Chown(source, 5, 6), os.Chmod(source, 0o640)); err != nil {
+		t.Fatal(err)
+	}
+	if err := sandbox.FillDev(dir, map[string]string{"deep/zero": source}); err != nil {
+		t.Fatal(err)
+	}
+	var st unix.Stat_t
+	err := unix.Lstat(filepath.Join(dir, "deep/zero"), &st)
+	if err != nil || st.Mode != unix.S_IFCHR|0o640 || st.Uid != 5 || st.Gid != 6 || st.Rdev != unix.Mkdev(1, 5) {
+		t.Errorf("%o %d:%d %d, %v", st.Mode, st.Uid, st.Gid, st.Rdev, err)
 	}
 }
 

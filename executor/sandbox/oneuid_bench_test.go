@@ -15,9 +15,10 @@ const callsVariable = "CALLS"
 
 // ownerCalls are calls that a supervisor is asked about, many of them.
 var ownerCalls = map[string]func() error{
-	"stat":    manyCalls(func(int) error { return unix.Lstat("/etc/passwd", new(unix.Stat_t)) }),
-	"missing": manyCalls(func(int) error { unix.Lstat("/etc/none", new(unix.Stat_t)); return nil }),
-	"fstat":   manyCalls(func(int) error { return unix.Fstat(0, new(unix.Stat_t)) }),
+	"new opens": newOpens, // one of each
+	"stat":      manyCalls(func(int) error { return unix.Lstat("/etc/passwd", new(unix.Stat_t)) }),
+	"missing":   manyCalls(func(int) error { unix.Lstat("/etc/none", new(unix.Stat_t)); return nil }),
+	"fstat":     manyCalls(func(int) error { return unix.Fstat(0, new(unix.Stat_t)) }),
 	"marked": manyCalls(func(n int) error {
 		if n == 0 {
 			if err := unix.Chown("/etc/old", 5, 6); err != nil {

@@ -4,6 +4,8 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"os"
@@ -192,4 +194,42 @@ func runLinks(t *testing.T, spec sandbox.Spec) map[string]owners.Mark {
 		t.Fatal(err)
 	}
 	return links
+}
+
+// A file is of the user who makes it, whatever call that takes: those that cannot be followed are none for this user, and programs
+// have others for kernels and file systems without them.
+func TestNewOpens(t *testing.T) {
+	spec := oneUID(t, "/attack && stat -c '%n %u:%g' /tmp/*")
+	spec.UID, spec.GID, spec.Groups = 1000, 1001, []uint32{1001}
+	tmp := filepath.Join(spec.Root.Lower[0], "tmp")
+	if err := errors.Join(os.Mkdir(tmp, 0o755), os.Chmod(tmp, os.ModeSticky|0o777)); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, attackSpec(t, spec, "calls/new opens"), "/tmp/openat2 1000:1001\n/tmp/unnamed 1000:1001\n")
+}
+
+// newOpens makes files in the ways of newer programs, or in the old one where the kernel says that it does not know them.
+func newOpens() error {
+	open := func(name string, err error) error {
+		if err != unix.ENOSYS && err != unix.EOPNOTSUPP {
+			return err
+		}
+		fd, err := unix.Open(name, unix.O_CREAT|unix.O_WRONLY, 0o644)
+		return errors.Join(err, unix.Close(fd))
+	}
+	fd, err := unix.Openat2(unix.AT_FDCWD, "/tmp/openat2", &unix.OpenHow{Flags: unix.O_CREAT | unix.O_WRONLY, Mode: 0o644})
+	if err == nil {
+		err = unix.Close(fd)
+	}
+	if err := open("/tmp/openat2", err); err != nil {
+		return fmt.Errorf("openat2: %w", err)
+	}
+	if _, err := unix.Openat2(unix.AT_FDCWD, "/tmp/openat2", &unix.OpenHow{Flags: unix.O_RDONLY}); err != nil {
+		return fmt.Errorf("openat2 of what is there: %w", err)
+	}
+	fd, err = unix.Open("/tmp", unix.O_TMPFILE|unix.O_WRONLY, 0o644)
+	if err == nil {
+		err = unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), unix.AT_FDCWD, "/tmp/unnamed", unix.AT_SYMLINK_FOLLOW)
+	}
+	return open("/tmp/unnamed", err)
 }

@@ -86,6 +86,18 @@ func TestInput(t *testing.T) {
 	}
 }
 
+// What does not run reads no input: it is for who is started in its place.
+func TestInputOfNone(t *testing.T) {
+	in := strings.NewReader("text")
+	if _, err := sandbox.Run(t.Context(), newSpec(t, "/missing"), sandbox.Stdio{In: in}); err == nil {
+		t.Fatal("a program that is not there was started")
+	}
+	var out strings.Builder
+	if _, err := sandbox.Run(t.Context(), newSpec(t, "cat"), sandbox.Stdio{In: in, Out: &out}); err != nil || out.String() != "text" {
+		t.Errorf("got %q, %v", out.String(), err)
+	}
+}
+
 func TestFilesAreHandedOver(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "out")
 	f, err := os.Create(name)

@@ -157,6 +157,7 @@ func (p *Process) run(ctx context.Context, spec Spec, stdio Stdio, started chan<
 	if p.terminal != nil {
 		p.terminal.carry(stdio.In, stdio.Out)
 	}
+	p.streams.feed()
 	started <- nil
 	p.status, p.err = p.wait(ctx)
 	if p.users != nil {

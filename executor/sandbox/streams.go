@@ -11,6 +11,8 @@ import (
 type streams struct {
 	files  [3]*os.File
 	opened []*os.File // those of files that are not the caller's
+	in     io.Reader  // what feed copies to fed, or nil
+	fed    *os.File
 	copies sync.WaitGroup
 
 	mu  sync.Mutex
@@ -32,7 +34,7 @@ func (s *streams) open(stdio Stdio) error {
 	return s.output(2, stdio.Err)
 }
 
-// input attaches the standard input. Nobody waits for the copy from a reader, since nobody can interrupt its Read.
+// input attaches the standard input.
 func (s *streams) input(in io.Reader) error {
 	switch in := in.(type) {
 	case nil:
@@ -46,11 +48,22 @@ func (s *streams) input(in io.Reader) error {
 		return err
 	}
 	s.files[0], s.opened = r, append(s.opened, r)
+	s.in, s.fed = in, w
+	return nil
+}
+
+// feed begins to copy the standard input. Nobody waits for that, since nobody can interrupt a Read; so it is for when the process
+// runs: of one that is started once more, in another network, the first try would take some of the input.
+func (s *streams) feed() {
+	in, w := s.in, s.fed
+	if in == nil {
+		return
+	}
+	s.in, s.fed = nil, nil
 	go func() {
 		io.Copy(w, in) // fails with EPIPE when the process does not want it
 		w.Close()
 	}()
-	return nil
 }
 
 // output attaches the stream fd.
@@ -95,6 +108,9 @@ func (s *streams) release() {
 
 // wait waits until all output is written, which is when all who could write are gone.
 func (s *streams) wait() error {
+	if s.fed != nil { // the process was never started
+		s.fed.Close()
+	}
 	s.copies.Wait()
 	return s.err
 }

@@ -1,6 +1,7 @@
 package oneuid
 
 import (
+	"encoding/binary"
 	"unsafe"
 
 	"github.com/seed0570efb0/build/internal/owners"
@@ -164,6 +165,9 @@ func (r *request) open(dir int, address uint64, flags int, mode uint64) reply {
 	if c.uid.fs == 0 || flags&unix.O_PATH != 0 {
 		return proceed
 	}
+	if flags&unnamed != 0 { // its folder would have to be opened here, and programs know file systems without such files
+		return fail(unix.EOPNOTSUPP)
+	}
 	f, err := r.newFile(dir, address, c)
 	if err == unix.EEXIST {
 		return proceed // in a folder that is not for this user to change
@@ -195,4 +199,17 @@ func (r *request) open(dir int, address uint64, flags int, mode uint64) reply {
 		return fail(errno)
 	}
 	return reply{kind: answered}
+}
+
+// openat2 leaves to the kernel what makes no file. The rest is not known to users other than root: a path would have to be
+// followed under the restrictions of the call, and programs have openat for kernels without it.
+func (r *request) openat2() reply {
+	if r.creds().uid.fs == 0 {
+		return proceed
+	}
+	var flags [8]byte // the first field of struct open_how
+	if r.read(r.args[2], flags[:]) == nil && binary.NativeEndian.Uint64(flags[:])&making != 0 {
+		return fail(unix.ENOSYS)
+	}
+	return proceed
 }

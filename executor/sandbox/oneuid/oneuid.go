@@ -149,9 +149,14 @@ type handler func(*request) reply
 // always is a served call, whatever its arguments.
 func always(name string) seccomp.Call { return seccomp.Call{Name: name} }
 
+// making are the flags of opens that may make a file: with a name, or without one.
+const making = unix.O_CREAT | unnamed
+
+const unnamed = unix.O_TMPFILE &^ unix.O_DIRECTORY
+
 // creating is a call that opens a file, where the flags in arg ask to make it.
 func creating(name string, arg int) seccomp.Call {
-	return seccomp.Call{Name: name, Arg: arg, Mask: unix.O_CREAT}
+	return seccomp.Call{Name: name, Arg: arg, Mask: making}
 }
 
 const all = 1<<32 - 1
@@ -188,6 +193,7 @@ var served = []struct {
 	{always("creat"), func(r *request) reply {
 		return r.open(unix.AT_FDCWD, r.args[0], unix.O_CREAT|unix.O_WRONLY|unix.O_TRUNC, r.args[1])
 	}},
+	{always("openat2"), (*request).openat2},
 
 	{always("setxattr"), (*request).changeXattr},
 	{always("lsetxattr"), (*request).changeXattr},

@@ -79,7 +79,7 @@ var quickCalls = sync.OnceValue(func() *[maxNumber]quickCall {
 		"newfstatat": {kind: quickStat, dir: 0, name: 1, flags: 3}, "statx": {kind: quickStat, dir: 0, name: 1, flags: 2},
 		"fstat": {kind: quickFstat}, "fchown": {kind: quickFchown},
 		"mkdir": {kind: quickCreate}, "mkdirat": {kind: quickCreate}, "symlink": {kind: quickCreate}, "symlinkat": {kind: quickCreate},
-		"open": {kind: quickCreate}, "openat": {kind: quickCreate}, "creat": {kind: quickCreate},
+		"open": {kind: quickCreate}, "openat": {kind: quickCreate}, "creat": {kind: quickCreate}, "openat2": {kind: quickCreate},
 		"getuid": {kind: quickID, id: 0}, "geteuid": {kind: quickID, id: 1}, "getgid": {kind: quickID, id: 2}, "getegid": {kind: quickID, id: 3},
 	} {
 		if n, ok := seccomp.Number(name); ok && n < maxNumber {
