@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -92,6 +93,28 @@ func TestParseOutputErrors(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("ParseOutput(%q) = %+v, %v; want %q", in, got, err, want)
 		}
+	}
+}
+
+// Layers are compressed beside the build in the forms that outputs have a use for, each once.
+func TestCompressions(t *testing.T) {
+	var outputs []Output
+	for _, text := range []string{
+		"out", "type=tar", "type=cacheonly", "type=image", "type=oci", "type=docker", "type=registry", "type=image,push=true,compression=gzip",
+		"type=oci,compression=uncompressed,rewrite-timestamp=true", "type=oci,compression=zstd",
+	} {
+		o, err := ParseOutput(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		outputs = append(outputs, o)
+	}
+	want := []snapshot.Compression{{MediaType: snapshot.MediaTypeTarGzip}, {MediaType: snapshot.MediaTypeTarZstd}}
+	if got := Compressions(outputs); !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	if got := Compressions(outputs[:4]); got != nil {
+		t.Errorf("for the store and for files: %v", got)
 	}
 }
 
