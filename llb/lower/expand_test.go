@@ -103,7 +103,6 @@ func TestChainsBounded(t *testing.T) {
 		"many values":  {text: "FROM scratch\n" + long + many("ENV X%d=$B")},
 		"many globals": {text: strings.ReplaceAll(long, "ENV", "ARG") + many("ARG X%d=$B") + "FROM scratch\n"},
 		"documents":    {text: "FROM scratch\n" + long + many("COPY <<E /%d\n"+strings.Repeat("$B", 120)+"\nE")},
-		"many names":   {text: "FROM scratch\n" + long + many("RUN : %d $B")},
 		"ports":        {text: "FROM scratch\nEXPOSE" + strings.Repeat(" 1-65535", 8000) + "\n"},
 		"many ports":   {text: "FROM scratch\n" + many("EXPOSE 1-65535 %d")},
 		"arguments":    {text: "FROM scratch\n" + strings.ReplaceAll(long, "ENV", "ARG") + many("RUN : %d")},
