@@ -88,10 +88,12 @@ func (o *Output) set(known map[string]setter, k, v string) error {
 func setDest(o *Output, v string) error { o.Dest = v; return nil }
 
 func setNames(o *Output, v string) error {
-	if v != "" {
-		o.Names = strings.Split(v, ",")
+	if v == "" {
+		return nil
 	}
-	return nil
+	o.Names = strings.Split(v, ",")
+	_, err := normalize(o.Names) // a build must not run for a name that nothing can have
+	return err
 }
 
 func parseBool(field *bool, v string) (err error) {

@@ -119,6 +119,9 @@ func ParseOutput(s string) (Output, error) {
 	fail := func(format string, args ...any) (Output, error) {
 		return Output{}, fmt.Errorf("output %q: %w", s, fmt.Errorf(format, args...))
 	}
+	if strings.TrimSpace(s) == "" {
+		return fail("no folder is named")
+	}
 	r := csv.NewReader(strings.NewReader(s))
 	fields, err := r.Read()
 	if err != nil {
@@ -155,9 +158,6 @@ func ParseOutput(s string) (Output, error) {
 func plainOutput(dest string) (Output, error) {
 	if dest == "-" {
 		return Output{Type: TypeTar, Dest: "-"}, nil
-	}
-	if strings.TrimSpace(dest) == "" {
-		return Output{}, fmt.Errorf("output %q: no folder is named", dest)
 	}
 	o := Output{Type: TypeLocal, Dest: dest}
 	if err := o.checkDest(); err != nil {

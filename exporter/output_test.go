@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -57,7 +58,7 @@ func TestParseOutputErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	for in, want := range map[string]string{
-		"":                              "EOF",
+		"":                              "no folder is named",
 		" ":                             "no folder is named",
 		"type=":                         "type is required",
 		"dest=x,name=y":                 "type is required",
@@ -70,26 +71,50 @@ func TestParseOutputErrors(t *testing.T) {
 		"type=oci,compression-level=10": "compression=gzip has levels 1 to 9",
 		"type=oci,compression-level=0":  "want a number from 1 on",
 		"type=oci,compression=uncompressed,compression-level=1": "compression=uncompressed has no levels",
-		"type=oci,tar=false":               "needs dest=FOLDER",
-		"type=oci,tar=no":                  "want true or false",
-		"type=oci,annotation-indx.a=b":     `unknown annotation type "indx"`,
-		"type=local,dest=x,annotation.a=b": `unknown key "annotation.a" for type local`,
-		"type=oci,attestation-inline=true": "attestation-inline=true is not supported for type oci",
-		"type=image,unpack=true":           "unpack=true is not supported",
-		"type=image,push=maybe":            "want true or false",
-		"type=registry,push=false":         "push=false is not supported",
-		"type=local":                       "needs dest=FOLDER",
-		"type=local,dest=-":                "needs dest=FOLDER",
-		"type=local,dest=" + file:          "not a folder",
-		"type=tar,dest=" + dir:             "is a folder",
-		"type=tar,compression=gzip":        `unknown key "compression" for type tar`,
-		"type=oci,dest=a\ntype=oci":        "more than one line",
-		`type=oci,"dest=a`:                 "quote",
+		"type=oci,tar=false":                                  "needs dest=FOLDER",
+		"type=oci,tar=no":                                     "want true or false",
+		"type=oci,annotation-indx.a=b":                        `unknown annotation type "indx"`,
+		"type=local,dest=x,annotation.a=b":                    `unknown key "annotation.a" for type local`,
+		"type=oci,attestation-inline=true":                    "attestation-inline=true is not supported for type oci",
+		"type=image,unpack=true":                              "unpack=true is not supported",
+		"type=image,push=maybe":                               "want true or false",
+		"type=registry,push=false":                            "push=false is not supported",
+		"type=local":                                          "needs dest=FOLDER",
+		"type=local,dest=-":                                   "needs dest=FOLDER",
+		"type=local,dest=" + file:                             "not a folder",
+		"type=tar,dest=" + dir:                                "is a folder",
+		"type=tar,compression=gzip":                           `unknown key "compression" for type tar`,
+		"type=oci,dest=x,name=App":                            "must be lowercase",
+		"type=image,name=a@sha256:" + strings.Repeat("1", 64): "cannot be named by a digest",
+		"type=oci,dest=a\ntype=oci":                           "more than one line",
+		`type=oci,"dest=a`:                                    "quote",
 	} {
 		got, err := ParseOutput(in)
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("ParseOutput(%q) = %+v, %v; want %q", in, got, err, want)
 		}
+	}
+}
+
+// Layers are compressed beside the build in the forms that outputs have a use for, each once.
+func TestCompressions(t *testing.T) {
+	var outputs []Output
+	for _, text := range []string{
+		"out", "type=tar", "type=cacheonly", "type=image", "type=oci", "type=docker", "type=registry", "type=image,push=true,compression=gzip",
+		"type=oci,compression=uncompressed,rewrite-timestamp=true", "type=oci,compression=zstd",
+	} {
+		o, err := ParseOutput(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		outputs = append(outputs, o)
+	}
+	want := []snapshot.Compression{{MediaType: snapshot.MediaTypeTarGzip}, {MediaType: snapshot.MediaTypeTarZstd}}
+	if got := Compressions(outputs); !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	if got := Compressions(outputs[:4]); got != nil {
+		t.Errorf("for the store and for files: %v", got)
 	}
 }
 

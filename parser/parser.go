@@ -2,10 +2,9 @@
 // instructions, each with its position, and reads ignore files.
 //
 // BuildKit's parser does the reading, so the language is the same to the byte;
-// this package gives its errors one shape and refuses what this version of the
-// builder cannot do yet. Bytes go in, a File or a positioned error comes out: it
-// knows nothing of the graph, the network or the disk. What the words mean is
-// the business of llb/lower.
+// this package gives its errors one shape. Bytes go in, a File or a positioned
+// error comes out: it knows nothing of the graph, the network or the disk. What
+// the words mean is the business of llb/lower.
 package parser
 
 import (

@@ -148,7 +148,7 @@ func TestExcerpt(t *testing.T) {
 
 func TestRemote(t *testing.T) {
 	for source, want := range map[string]string{
-		"f": "", "/a/b.git": "", "github.com/a/b": "", "a@b": "", "http": "",
+		"f": "", "/a/b.git": "", "github.com/a/b": "", "github.com/a/b?ref=x": "", "github.com/a/b?unknown=x": "git ref", "a@b": "", "http": "",
 		"http://h/f": "URL", "https://h/f?x=.git": "URL",
 		"https://h/r.git": "git ref", "https://h/r.git#main:dir": "git ref", "https://h/r.git?ref=x": "git ref",
 		"git://h/r": "git ref", "ssh://git@h/r": "git ref", "git@h:r": "git ref",

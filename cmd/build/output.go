@@ -25,7 +25,7 @@ func planOutputs(p *plan) error {
 	for _, text := range p.buildOptions.outputs {
 		spec, err := exporter.ParseOutput(text)
 		if err != nil {
-			return &usageError{err: err}
+			return &usageError{err, "it is a folder, - for a tar, or type=TYPE,KEY=VALUE; TYPE is local, tar, oci, docker, image, registry or cacheonly"}
 		}
 		if spec.Type == exporter.TypeDocker && p.several() {
 			return usagef("use type=oci for several platforms", "output %q: docker exporter does not currently support exporting manifest lists", text)
@@ -39,6 +39,9 @@ func planOutputs(p *plan) error {
 		named, err := source.Normalize(t)
 		if err != nil {
 			return usagef("a name looks like registry.example/folder/app:1", "--tag %s: %w", t, err)
+		}
+		if !named.Digest.IsZero() {
+			return usagef("name a tag", "--tag %s: an image cannot be named by a digest", t)
 		}
 		p.tags[i] = named.String()
 	}

@@ -2,6 +2,7 @@ package progress
 
 import (
 	"fmt"
+	"math"
 	"strings"
 	"time"
 	"unicode"
@@ -21,7 +22,7 @@ func frame(b build, height, most int, now time.Time, last bool) []row {
 	if len(b.steps) == 0 {
 		return nil
 	}
-	room := len(b.steps) * (2 + 2*most)
+	room := math.MaxInt - 1
 	if !last {
 		room = max(height-2, 0) // the header, and the line of the cursor
 	}
@@ -45,7 +46,7 @@ func frame(b build, height, most int, now time.Time, last bool) []row {
 // finished without a failure, and lines of output of the others.
 func fit(steps []*Step, room, most int) (output, hidden int) {
 	busy, finished := 0, 0
-	for output = most; ; output-- {
+	for output = min(most, room); ; output-- {
 		busy, finished = 0, 0
 		for _, s := range steps {
 			if s.settled() {

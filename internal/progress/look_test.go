@@ -3,6 +3,7 @@ package progress
 import (
 	"fmt"
 	"maps"
+	"math"
 	"strings"
 	"testing"
 
@@ -63,6 +64,13 @@ func TestOutputLines(t *testing.T) {
 		if got != want {
 			t.Errorf("%d lines are wanted: got %d", want, got)
 		}
+	}
+}
+
+// The last frame shows all that it may, however much that is.
+func TestOutputUnbounded(t *testing.T) {
+	if got := len(frame(many(3, 2, 25), 10, math.MaxInt, at(32), true)); got != 1+3+2*(1+25) {
+		t.Errorf("got %d rows", got)
 	}
 }
 

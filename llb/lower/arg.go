@@ -48,7 +48,7 @@ func (l *lowering) addGlobals() error {
 			info := OutlineArg{Name: arg.Key, Description: arg.DocComment, Location: c.Location()}
 			value, ok := l.opt.BuildArgs[arg.Key]
 			if !ok && arg.Value != nil {
-				word, err := expandWord(l.lex, *arg.Value, l.globals)
+				word, err := l.expandWord(l.lex, *arg.Value, l.globals)
 				if err != nil {
 					return l.file.At(c.Location(), err)
 				}

@@ -96,7 +96,7 @@ var errOneAdd = errors.New(epochName + " stage must contain exactly one remote A
 
 // onlySource returns what a stage consists of that is there to have a time: FROM scratch, and one ADD of a URL or a git repository.
 func (s *stage) onlySource() (*llb.Vertex, error) {
-	base, err := expandWord(s.lex, s.from.BaseName, s.env)
+	base, err := s.expandWord(s.lex, s.from.BaseName, s.env)
 	switch {
 	case err != nil:
 		return nil, err
@@ -132,7 +132,7 @@ func (s *stage) setArgs(c *instructions.ArgCommand) error {
 	for _, arg := range c.Args {
 		value, ok := s.opt.BuildArgs[arg.Key]
 		if !ok && arg.Value != nil {
-			expanded, err := expandWord(s.lex, *arg.Value, s.env)
+			expanded, err := s.expandWord(s.lex, *arg.Value, s.env)
 			if err != nil {
 				return err
 			}
@@ -149,11 +149,11 @@ func (s *stage) sourceOf(c *instructions.AddCommand) (*llb.Vertex, error) {
 	if len(c.SourceContents) != 0 || len(c.SourcePaths) != 1 {
 		return nil, errors.New(epochName + " stage must contain exactly one remote ADD source")
 	}
-	src, err := expandWord(s.lex, c.SourcePaths[0], s.env)
+	src, err := s.expandWord(s.lex, c.SourcePaths[0], s.env)
 	if err != nil {
 		return nil, err
 	}
-	sum, err := expandWord(s.lex, c.Checksum, s.env)
+	sum, err := s.expandWord(s.lex, c.Checksum, s.env)
 	if err != nil {
 		return nil, err
 	}

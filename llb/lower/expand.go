@@ -58,41 +58,50 @@ func (e *environment) list() []string {
 // a variable would take all memory.
 const maxWord = 128 << 10
 
-// maxGrowth bounds what variables add to all words of a Dockerfile together: many lines can each hold one long value.
+// maxGrowth bounds what variables and ranges of ports add to a Dockerfile, and its history, altogether: many lines can each hold one
+// long value.
 const maxGrowth = 32 << 20
 
 // maxText bounds what comes together while a text is expanded, before its end is known.
 const maxText = 16 << 20
 
 // expandText expands a text. Nothing else hands variables to the lexer.
-func expandText(lex *shell.Lex, text string, env *environment) (shell.ProcessWordResult, error) {
+func (l *lowering) expandText(lex *shell.Lex, text string, env *environment) (shell.ProcessWordResult, error) {
 	g := newGauge(text, env)
 	expanded, err := lex.ProcessWordWithMatches(text, g)
 	if g.full {
 		err = fmt.Errorf("%.40q expands to more than %d bytes", text, maxText)
 	}
+	if err == nil {
+		err = l.grow(text, len(expanded.Result)-len(text))
+	}
 	return expanded, err
 }
 
 // expandWord is expandText for a text that is one value.
-func expandWord(lex *shell.Lex, word string, env *environment) (shell.ProcessWordResult, error) {
-	expanded, err := expandText(lex, word, env)
+func (l *lowering) expandWord(lex *shell.Lex, word string, env *environment) (shell.ProcessWordResult, error) {
+	expanded, err := l.expandText(lex, word, env)
 	if err == nil && len(expanded.Result) > maxWord {
 		err = fmt.Errorf("%.40q expands to more than %d bytes", word, maxWord)
 	}
 	return expanded, err
 }
 
+// grow counts what a text has become longer by, and refuses what is too much for one Dockerfile.
+func (l *lowering) grow(text string, by int) error {
+	if l.grown.Add(int64(max(0, by))) > maxGrowth {
+		return fmt.Errorf("%.40q: this Dockerfile expands to more than %d bytes in all", text, maxGrowth)
+	}
+	return nil
+}
+
 // expand expands a word of the instruction at hand.
 func (s *stage) expand(word string) (string, error) {
-	expanded, err := expandWord(s.lex, word, s.env)
+	expanded, err := s.expandWord(s.lex, word, s.env)
 	if err != nil {
 		return "", err
 	}
 	s.lintUnset(expanded.Unmatched)
-	if s.grown.Add(int64(max(0, len(expanded.Result)-len(word)))) > maxGrowth {
-		return "", fmt.Errorf("%.40q: the variables of this Dockerfile expand to more than %d bytes in all", word, maxGrowth)
-	}
 	return expanded.Result, nil
 }
 

@@ -43,7 +43,7 @@ func TestExpandBounded(t *testing.T) {
 		"${A//a/" + strings.Repeat("b", 64<<10) + "}",
 	} {
 		var err error
-		used := allocated(func() { _, err = expandText(shell.NewLex('\\'), text, env) })
+		used := allocated(func() { _, err = new(lowering).expandText(shell.NewLex('\\'), text, env) })
 		if err == nil || used > generous {
 			t.Errorf("%.60s: %v, and %d MiB were used", text, err, used>>20)
 		}
@@ -63,7 +63,7 @@ func TestExpandAllowed(t *testing.T) {
 		strings.Repeat("$V", 100):    100_000,
 		"${W:+yes}${W:+yes}${W%%:*}": 7,
 	} {
-		expanded, err := expandText(shell.NewLex('\\'), text, env)
+		expanded, err := new(lowering).expandText(shell.NewLex('\\'), text, env)
 		if got := len(expanded.Result); (err == nil) != (want > 0) || err == nil && got != want {
 			t.Errorf("%.60s: %d bytes, want %d: %v", text, got, want, err)
 		}
@@ -96,16 +96,22 @@ func TestChainsBounded(t *testing.T) {
 		args  map[string]string
 		works bool
 	}{
-		"global ARG":  {text: "ARG A0=12345678\n" + chain("ARG A%d=%s") + "FROM scratch\n"},
-		"overridden":  {text: "ARG A0=12345678\n" + chain("ARG A%d=%s") + "FROM scratch\n", args: overridden, works: true},
-		"ARG":         {text: "FROM scratch\nARG A0=12345678\n" + chain("ARG A%d=%s")},
-		"ENV":         {text: "FROM scratch\nENV A0=12345678\n" + chain("ENV A%d=%s")},
-		"many values": {text: "FROM scratch\n" + long + many("ENV X%d=$B")},
-		"LABEL":       {text: "FROM scratch\n" + long + many("LABEL X%d=$B")},
-		"EXPOSE":      {text: "FROM scratch\n" + long + "EXPOSE " + strings.Repeat("$B", 4000) + "\n"},
-		"heredoc":     {text: "FROM scratch\n" + long + "COPY <<E /x\n" + strings.Repeat("$B", 4000) + "\nE\n"},
-		"epoch":       {text: "ARG SOURCE_DATE_EPOCH=s\nFROM scratch AS s\n" + strings.ReplaceAll(long, "ENV", "ARG") + "ADD http://x.example/" + strings.Repeat("$B", 4000) + " /\nFROM scratch\n"},
-		"label":       {text: "FROM scratch\n" + long + "RUN " + strings.Repeat("$B", 4000) + "\n", works: true},
+		"global ARG":   {text: "ARG A0=12345678\n" + chain("ARG A%d=%s") + "FROM scratch\n"},
+		"overridden":   {text: "ARG A0=12345678\n" + chain("ARG A%d=%s") + "FROM scratch\n", args: overridden, works: true},
+		"ARG":          {text: "FROM scratch\nARG A0=12345678\n" + chain("ARG A%d=%s")},
+		"ENV":          {text: "FROM scratch\nENV A0=12345678\n" + chain("ENV A%d=%s")},
+		"many values":  {text: "FROM scratch\n" + long + many("ENV X%d=$B")},
+		"many globals": {text: strings.ReplaceAll(long, "ENV", "ARG") + many("ARG X%d=$B") + "FROM scratch\n"},
+		"documents":    {text: "FROM scratch\n" + long + many("COPY <<E /%d\n"+strings.Repeat("$B", 120)+"\nE")},
+		"ports":        {text: "FROM scratch\nEXPOSE" + strings.Repeat(" 1-65535", 8000) + "\n"},
+		"many ports":   {text: "FROM scratch\n" + many("EXPOSE 1-65535 %d")},
+		"arguments":    {text: "FROM scratch\n" + strings.ReplaceAll(long, "ENV", "ARG") + many("RUN : %d")},
+		"folders":      {text: "FROM scratch\n" + many("WORKDIR %d"+strings.Repeat("/folder", 500))},
+		"LABEL":        {text: "FROM scratch\n" + long + many("LABEL X%d=$B")},
+		"EXPOSE":       {text: "FROM scratch\n" + long + "EXPOSE " + strings.Repeat("$B", 4000) + "\n"},
+		"heredoc":      {text: "FROM scratch\n" + long + "COPY <<E /x\n" + strings.Repeat("$B", 4000) + "\nE\n"},
+		"epoch":        {text: "ARG SOURCE_DATE_EPOCH=s\nFROM scratch AS s\n" + strings.ReplaceAll(long, "ENV", "ARG") + "ADD http://x.example/" + strings.Repeat("$B", 4000) + " /\nFROM scratch\n"},
+		"label":        {text: "FROM scratch\n" + long + "RUN " + strings.Repeat("$B", 4000) + "\n", works: true},
 	} {
 		f, err := parser.Parse("Dockerfile", []byte(c.text))
 		if err != nil {

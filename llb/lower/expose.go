@@ -15,7 +15,7 @@ import (
 func (s *stage) applyExpose(c *instructions.ExposeCommand) error {
 	var specs, ports []string
 	for _, word := range c.Ports {
-		expanded, err := expandWord(s.lex, word, s.env)
+		expanded, err := s.expandWord(s.lex, word, s.env)
 		if err != nil {
 			return err
 		}
@@ -24,6 +24,9 @@ func (s *stage) applyExpose(c *instructions.ExposeCommand) error {
 	for _, spec := range specs {
 		s.lintPort(spec)
 		more, err := parsePorts(spec)
+		if err == nil {
+			err = s.grow(spec, len(more)*len("65535/tcp "))
+		}
 		if err != nil {
 			return err
 		}

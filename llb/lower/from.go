@@ -47,7 +47,7 @@ func (s *stage) readFrom() error {
 
 // expandFrom expands a word of FROM: only arguments before the first FROM count.
 func (s *stage) expandFrom(text string) (shell.ProcessWordResult, error) {
-	word, err := expandWord(s.lex, text, s.globals)
+	word, err := s.expandWord(s.lex, text, s.globals)
 	if err != nil {
 		return word, err
 	}

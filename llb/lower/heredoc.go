@@ -47,7 +47,7 @@ func (s *stage) copyDocuments(contents []instructions.SourceContent, like llb.Co
 func (s *stage) expandDocument(text string) (string, error) {
 	lex := shell.NewLex('\\')
 	lex.SkipProcessQuotes = true
-	expanded, err := expandText(lex, text, s.env)
+	expanded, err := s.expandText(lex, text, s.env)
 	if err == nil {
 		s.lintUnset(expanded.Unmatched)
 	}

@@ -96,7 +96,7 @@ func (l *lowering) lintDefaults() {
 			if arg.Value == nil {
 				continue
 			}
-			value, err := expandWord(l.lex, *arg.Value, args)
+			value, err := l.expandWord(l.lex, *arg.Value, args)
 			if err != nil {
 				return // an error of the build
 			}
@@ -104,7 +104,7 @@ func (l *lowering) lintDefaults() {
 		}
 	}
 	for _, s := range l.file.Stages {
-		name, err := expandWord(l.lex, s.BaseName, args)
+		name, err := l.expandWord(l.lex, s.BaseName, args)
 		if err != nil {
 			return
 		}

@@ -185,7 +185,7 @@ type lowering struct {
 	warnings []parser.Warning
 
 	all   bool         // every stage is in reach
-	grown atomic.Int64 // how much longer expanding has made words
+	grown atomic.Int64 // how much longer expanding has made texts
 
 	globals    *environment          // predefined arguments and the ARGs before the first FROM
 	globalArgs map[string]OutlineArg // the ARGs before the first FROM

@@ -382,15 +382,18 @@ func (s *stage) countSteps() int {
 
 // describe returns the text of the instruction at hand for people, its variables expanded.
 func (s *stage) describe(text string, lex *shell.Lex, env *environment) string {
-	if expanded, err := expandWord(lex, text, env); err == nil {
+	if expanded, err := s.expandWord(lex, text, env); err == nil {
 		text = expanded.Result
 	}
 	name, rest, _ := strings.Cut(text, " ")
 	return strings.TrimSpace(strings.ToUpper(name) + " " + rest)
 }
 
-// record adds the instruction at hand to the history.
+// record adds the instruction at hand to the history. It is counted: each RUN repeats all arguments there, each WORKDIR the whole path.
 func (s *stage) record(text string, layer bool) error {
+	if err := s.grow(text, len(text)); err != nil {
+		return err
+	}
 	s.image.History = append(s.image.History, ocispec.History{
 		CreatedBy:  text,
 		Comment:    "buildkit.dockerfile.v0",
