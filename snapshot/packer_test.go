@@ -167,6 +167,42 @@ func TestErrorsOfCompressionAreToldInTheEnd(t *testing.T) {
 	}
 }
 
+// A layer that is found damaged is gone at once, and a step on top of it fails for that reason, whatever it says, and whatever else
+// went wrong before.
+func TestDamageExplainsWhyABuildFails(t *testing.T) {
+	failed := errors.New("no such file")
+	for name, wrong := range map[string]func(p *Packer){
+		"nothing else":            func(*Packer) {},
+		"another error before it": func(p *Packer) { p.note(errors.New("no space left on device")) },
+	} {
+		s := testStore(t)
+		id, err := made["captured"](t, s, Making{Created: epoch})
+		if err != nil {
+			t.Fatal(err)
+		}
+		trees, err := s.Trees(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(trees[0], "big"), []byte("changed"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		p := s.NewPacker(t.Context(), Compression{MediaType: MediaTypeTarGzip})
+		wrong(p)
+		p.Pack(id)
+		p.Wait()
+		p.note(failed)
+		if err := p.Explain(failed); !isDamage(err) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	p := testStore(t).NewPacker(t.Context(), Compression{MediaType: MediaTypeTarGzip})
+	p.note(errors.New("no space left on device"))
+	if err := p.Explain(failed); err != failed {
+		t.Errorf("without damage: %v", err)
+	}
+}
+
 // A layer that is not made leaves nothing behind, and the packer has nothing to tell.
 func TestLayersThatAreNotMadeAreNotCompressed(t *testing.T) {
 	s := testStore(t)
