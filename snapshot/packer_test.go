@@ -81,6 +81,10 @@ func TestLayersAreCompressedWhileTheyAreMade(t *testing.T) {
 					}
 					got = compressedForms(t, s, id)
 				}
+				c, _ := s.Chain(id)
+				if p.begin(c.Layer, as) {
+					t.Errorf("%s, %+v, awaited %v: Pack would begin again", way, as, awaited)
+				}
 				p.Close()
 				other := testStore(t)
 				if _, err := make(t, other, Making{Created: epoch}); err != nil {
@@ -89,7 +93,6 @@ func TestLayersAreCompressedWhileTheyAreMade(t *testing.T) {
 				if l := compressedForms(t, other, id); len(l) != 0 {
 					t.Errorf("%s: nobody asked for %+v", way, l)
 				}
-				c, _ := other.Chain(id)
 				want, err := other.Compressed(t.Context(), c, as)
 				if err != nil {
 					t.Fatal(err)
@@ -278,6 +281,38 @@ func TestTapsAreFew(t *testing.T) {
 	if p.Wait() != nil {
 		t.Error(p.Wait())
 	}
+}
+
+// What others wait for has room in a file, to be ahead of its compression, and nothing else has.
+func TestAwaitedLayersAreAheadOfTheirCompression(t *testing.T) {
+	s := testStore(t)
+	p := s.NewPacker(t.Context(), Compression{MediaType: MediaTypeTarGzip})
+	defer p.Close()
+	for awaited, want := range map[bool]int64{true: spoolFile, false: 0} {
+		m := Making{Packer: p, Awaited: awaited}
+		x := m.tap(false)
+		if x.pipe.fresh != want {
+			t.Errorf("awaited %v: room for %d blocks, want %d", awaited, x.pipe.fresh, want)
+		}
+		x.end()
+	}
+}
+
+// What is in a spool when the build ends is not compressed any more: a slow compression would keep the program from its end.
+func TestSpoolsEndWithTheirBuild(t *testing.T) {
+	s := testStore(t)
+	synctest.Test(t, func(t *testing.T) {
+		p := s.NewPacker(t.Context(), Compression{MediaType: MediaTypeTarGzip})
+		m := Making{Packer: p}
+		x := m.tap(false)
+		p.cancel()
+		synctest.Wait()
+		if err := x.pipe.write([]byte("more")); !errors.Is(err, context.Canceled) {
+			t.Errorf("%v", err)
+		}
+		x.end()
+		p.Close()
+	})
 }
 
 // A spool gives what was written, while its writer is ahead of the reader, and when it is not.
