@@ -328,7 +328,8 @@ func TestSpool(t *testing.T) {
 		},
 		"closed by the reader": func(s *spool) { s.close(io.ErrClosedPipe) },
 	} {
-		s := newSpool(testStore(t).disk, true)
+		store := testStore(t)
+		s := newSpool(store.disk, true)
 		prepare(s)
 		read := make(chan error)
 		var got strings.Builder
@@ -346,7 +347,8 @@ func TestSpool(t *testing.T) {
 			if s.end == 0 {
 				t.Error("all of it is in memory")
 			}
-			close(begin) // all was written without a reader
+			nothingLeft(t, store) // whatever ends this process: the file has no name
+			close(begin)          // all was written without a reader
 		}
 		if name == "closed by the reader" {
 			if e := <-read; err != io.ErrClosedPipe || e != io.ErrClosedPipe {
