@@ -43,13 +43,18 @@ func (w *world) again() *world { return newWorld(w.t, w.Disk.Root()) }
 // step makes a layer with one file on top of parent, and an index entry, as a step of a build does.
 func (w *world) step(parent digest.Digest, name string, size int, took time.Duration) digest.Digest {
 	w.t.Helper()
+	return w.stepWith(parent, name, strings.Repeat(name[:1], size), took)
+}
+
+// stepWith is step of a file that holds body.
+func (w *world) stepWith(parent digest.Digest, name, body string, took time.Duration) digest.Digest {
+	w.t.Helper()
 	view, err := w.Layers.View(w.t.Context(), parent)
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	changes := snapshot.NewChanges(view)
-	e := snapshot.Entry{Path: name, Type: snapshot.Regular, Mode: 0o644, Size: int64(size)}
-	body := strings.Repeat(name[:1], size)
+	e := snapshot.Entry{Path: name, Type: snapshot.Regular, Mode: 0o644, Size: int64(len(body))}
 	if err := changes.Put(e, func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(body)), nil }); err != nil {
 		w.t.Fatal(err)
 	}
@@ -274,6 +279,27 @@ func TestEnforce(t *testing.T) {
 	}
 	if !w.usable(dear) || w.usable(cheap) || !w.usable(small) {
 		t.Errorf("dear %v, cheap %v, small %v", w.usable(dear), w.usable(cheap), w.usable(small))
+	}
+}
+
+// What is not on the disk cannot be made free: a tar counts without its holes.
+func TestHolesFreeNothing(t *testing.T) {
+	w := newWorld(t, t.TempDir())
+	holes := w.stepWith(digest.Digest{}, "holes", strings.Repeat("\x00", 16<<20), time.Millisecond)
+	w.step(digest.Digest{}, "full", 1<<20, time.Millisecond)
+	w.Disk.Close()
+	inv := w.list()
+	for _, r := range inv.Records {
+		if r.ID == holes && r.Size > 1<<20 {
+			t.Errorf("a layer of holes takes %d bytes", r.Size)
+		}
+	}
+	if n := inv.Reclaimable(); n > inv.Total {
+		t.Errorf("%d bytes of %d can be made free", n, inv.Total)
+	}
+	limit := inv.Total - 1<<19
+	if r, err := w.Enforce(t.Context(), limit); err != nil || r.Total > limit {
+		t.Errorf("%+v, %v, limit %d", r, err, limit)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/seed0570efb0/build/cache"
 	"github.com/seed0570efb0/build/internal/digest"
 	"github.com/seed0570efb0/build/snapshot"
 	"github.com/seed0570efb0/build/source"
@@ -136,13 +137,15 @@ func (c *Collector) listLayers(inv *Inventory) error {
 			return err
 		}
 		for _, d := range l.forms.Blobs {
-			if inv.blobs[d]++; inv.blobs[d] == 1 {
-				n, _ := c.Disk.BlobSize(d)
-				list, err := c.meter.bytes(snapshot.ChunkFile(d))
+			if inv.blobs[d]++; inv.blobs[d] > 1 {
+				continue
+			}
+			for _, file := range []string{cache.BlobFile(d), snapshot.ChunkFile(d)} {
+				n, err := c.meter.bytes(file) // a tar with holes takes less than it is long
 				if err != nil {
 					return err
 				}
-				l.size += n + list
+				l.size += n
 			}
 		}
 		inv.layers[id] = l

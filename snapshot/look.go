@@ -82,7 +82,7 @@ func (s *Store) hasLayer(c *Chain) bool {
 		return true
 	}
 	n, ok := s.disk.BlobSize(c.Layer)
-	if ok && n == c.Tar {
+	if ok && c.Tar != 0 && n == c.Tar {
 		return true
 	}
 	if ok {

@@ -58,10 +58,12 @@ func TestUsableWithoutTheSizeOfTheTar(t *testing.T) {
 	if ok, err := s.Usable(id); !ok || err != nil {
 		t.Errorf("usable is %v %v", ok, err)
 	}
-	if err := os.Truncate(s.disk.Path(cache.BlobFile(c.Layer)), 100); err != nil {
-		t.Fatal(err)
-	}
-	if ok, err := s.Usable(id); ok || err != nil {
-		t.Errorf("cut: usable is %v %v", ok, err)
+	for _, size := range []int64{100, 0} { // 0 is no size that a tar has
+		if err := os.Truncate(s.disk.Path(cache.BlobFile(c.Layer)), size); err != nil {
+			t.Fatal(err)
+		}
+		if ok, err := s.Usable(id); ok || err != nil {
+			t.Errorf("cut to %d bytes: usable is %v %v", size, ok, err)
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"sync"
 
+	"github.com/seed0570efb0/build/cache"
 	"github.com/seed0570efb0/build/internal/digest"
 )
 
@@ -88,13 +89,19 @@ func (p *Packer) pack(c *Chain, as Compression) error {
 	return err
 }
 
-// note keeps the first error. It stops nothing: what the steps of a build give is kept for the next one.
+// note keeps the first error, or the first that tells of damage: doing the work again mends that. It stops nothing: what the steps of a
+// build give is kept for the next one.
 func (p *Packer) note(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.err == nil {
+	if p.err == nil || isDamage(err) && !isDamage(p.err) {
 		p.err = err
 	}
+}
+
+func isDamage(err error) bool {
+	var damaged *cache.DamagedError
+	return errors.As(err, &damaged)
 }
 
 // Wait waits until all that was begun is done, and returns the first error that there was.
@@ -109,6 +116,18 @@ func (p *Packer) Wait() error {
 func (p *Packer) Close() {
 	p.cancel()
 	p.work.Wait()
+}
+
+// Explain closes p and returns why a build has failed with err: what was found damaged here was removed, maybe from under a step,
+// which then fails with whatever it misses.
+func (p *Packer) Explain(err error) error {
+	p.Close()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if isDamage(p.err) && !isDamage(err) {
+		return p.err
+	}
+	return err
 }
 
 // A tap takes the tar of one layer while that is made, and compresses it: nothing is read twice. A nil tap does nothing.

@@ -81,6 +81,10 @@ func TestLayersAreCompressedWhileTheyAreMade(t *testing.T) {
 					}
 					got = compressedForms(t, s, id)
 				}
+				c, _ := s.Chain(id)
+				if p.begin(c.Layer, as) {
+					t.Errorf("%s, %+v, awaited %v: Pack would begin again", way, as, awaited)
+				}
 				p.Close()
 				other := testStore(t)
 				if _, err := make(t, other, Making{Created: epoch}); err != nil {
@@ -89,7 +93,6 @@ func TestLayersAreCompressedWhileTheyAreMade(t *testing.T) {
 				if l := compressedForms(t, other, id); len(l) != 0 {
 					t.Errorf("%s: nobody asked for %+v", way, l)
 				}
-				c, _ := other.Chain(id)
 				want, err := other.Compressed(t.Context(), c, as)
 				if err != nil {
 					t.Fatal(err)
@@ -164,6 +167,42 @@ func TestErrorsOfCompressionAreToldInTheEnd(t *testing.T) {
 	p.Pack(id)
 	if err := p.Wait(); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("a layer that is gone: %v", err)
+	}
+}
+
+// A layer that is found damaged is gone at once, and a step on top of it fails for that reason, whatever it says, and whatever else
+// went wrong before.
+func TestDamageExplainsWhyABuildFails(t *testing.T) {
+	failed := errors.New("no such file")
+	for name, wrong := range map[string]func(p *Packer){
+		"nothing else":            func(*Packer) {},
+		"another error before it": func(p *Packer) { p.note(errors.New("no space left on device")) },
+	} {
+		s := testStore(t)
+		id, err := made["captured"](t, s, Making{Created: epoch})
+		if err != nil {
+			t.Fatal(err)
+		}
+		trees, err := s.Trees(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(trees[0], "big"), []byte("changed"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		p := s.NewPacker(t.Context(), Compression{MediaType: MediaTypeTarGzip})
+		wrong(p)
+		p.Pack(id)
+		p.Wait()
+		p.note(failed)
+		if err := p.Explain(failed); !isDamage(err) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	p := testStore(t).NewPacker(t.Context(), Compression{MediaType: MediaTypeTarGzip})
+	p.note(errors.New("no space left on device"))
+	if err := p.Explain(failed); err != failed {
+		t.Errorf("without damage: %v", err)
 	}
 }
 
@@ -244,6 +283,38 @@ func TestTapsAreFew(t *testing.T) {
 	}
 }
 
+// What others wait for has room in a file, to be ahead of its compression, and nothing else has.
+func TestAwaitedLayersAreAheadOfTheirCompression(t *testing.T) {
+	s := testStore(t)
+	p := s.NewPacker(t.Context(), Compression{MediaType: MediaTypeTarGzip})
+	defer p.Close()
+	for awaited, want := range map[bool]int64{true: spoolFile, false: 0} {
+		m := Making{Packer: p, Awaited: awaited}
+		x := m.tap(false)
+		if x.pipe.fresh != want {
+			t.Errorf("awaited %v: room for %d blocks, want %d", awaited, x.pipe.fresh, want)
+		}
+		x.end()
+	}
+}
+
+// What is in a spool when the build ends is not compressed any more: a slow compression would keep the program from its end.
+func TestSpoolsEndWithTheirBuild(t *testing.T) {
+	s := testStore(t)
+	synctest.Test(t, func(t *testing.T) {
+		p := s.NewPacker(t.Context(), Compression{MediaType: MediaTypeTarGzip})
+		m := Making{Packer: p}
+		x := m.tap(false)
+		p.cancel()
+		synctest.Wait()
+		if err := x.pipe.write([]byte("more")); !errors.Is(err, context.Canceled) {
+			t.Errorf("%v", err)
+		}
+		x.end()
+		p.Close()
+	})
+}
+
 // A spool gives what was written, while its writer is ahead of the reader, and when it is not.
 func TestSpool(t *testing.T) {
 	p := prose(21, 9<<20+1234)
@@ -257,7 +328,8 @@ func TestSpool(t *testing.T) {
 		},
 		"closed by the reader": func(s *spool) { s.close(io.ErrClosedPipe) },
 	} {
-		s := newSpool(testStore(t).disk, true)
+		store := testStore(t)
+		s := newSpool(store.disk, true)
 		prepare(s)
 		read := make(chan error)
 		var got strings.Builder
@@ -275,7 +347,8 @@ func TestSpool(t *testing.T) {
 			if s.end == 0 {
 				t.Error("all of it is in memory")
 			}
-			close(begin) // all was written without a reader
+			nothingLeft(t, store) // whatever ends this process: the file has no name
+			close(begin)          // all was written without a reader
 		}
 		if name == "closed by the reader" {
 			if e := <-read; err != io.ErrClosedPipe || e != io.ErrClosedPipe {

@@ -145,7 +145,9 @@ func checkView(t *testing.T, s *Store, id digest.Digest, want plainRoot) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	show := func(e Entry) string { return fmt.Sprintf("%c %s %o %s %s", e.Type, e.Path, e.Mode, e.Link, e.Digest) }
+	show := func(e Entry) string {
+		return fmt.Sprintf("%c %s %o %s %s %v", e.Type, e.Path, e.Mode, e.Link, e.Digest, e.Opaque)
+	}
 	var has, should []string
 	err = Walk(v, ".", func(e Entry) (bool, error) {
 		if e.Path != "." {
@@ -183,6 +185,9 @@ func TestViewsOfALongChainShare(t *testing.T) {
 	v, err := s.View(t.Context(), id)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if other, err := s.View(t.Context(), id); other != v || err != nil {
+		t.Errorf("who asks again gets another view, %v", err)
 	}
 	nodes := map[*node]int{}
 	for u := v; u.height > 0; u = u.below {

@@ -2,6 +2,7 @@ package source
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -325,6 +326,45 @@ func TestStatIndexKeepsWhatItLearns(t *testing.T) {
 			if got := x.folder(filepath.Dir(p)).digest(filepath.Base(p), other); !got.IsZero() {
 				t.Errorf("%s with another stamp has a digest", p)
 			}
+		}
+	}
+}
+
+// An index of another version tells nothing, and is not damaged: the next build that hashes a file writes one of this version.
+func TestStatIndexOfAnotherVersion(t *testing.T) {
+	disk, err := cache.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	seal := func(text string) []byte {
+		sum := sha256.Sum256([]byte(text))
+		return append([]byte(text), sum[:]...)
+	}
+	file := string(appendIndexed(nil, "f", indexed{stamp{1, 2, 3, 4, 5}, digest.Of(nil)}))
+	x := OpenStatIndex(disk, "/folder")
+	for _, c := range []struct {
+		index []byte
+		is    bool
+	}{
+		{seal("build stat index 1\n" + file), true}, // all paths in one list
+		{seal("build stat index 3\n?"), true},       // of a newer program
+		{seal(statIndexMagic), true},
+		{seal(statIndexMagic + file), false}, // sealed, but not by marshalStatIndex
+		{seal("build files 1\n"), false},
+		{seal("build stat index 1\n" + file)[1:], false},
+		{[]byte("build stat index 1\n" + file), false},
+		{[]byte("build stat index 1\n"), false},
+		{[]byte("build"), false},
+		{nil, false},
+	} {
+		if err := disk.WriteFile(x.name, c.index); err != nil {
+			t.Fatal(err)
+		}
+		if got := IsStatIndex(c.index); got != c.is {
+			t.Errorf("%.30q is an index: %v", c.index, got)
+		}
+		if known := all(OpenStatIndex(disk, "/folder")); len(known) != 0 {
+			t.Errorf("%.30q: %v", c.index, known)
 		}
 	}
 }

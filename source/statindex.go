@@ -141,9 +141,12 @@ func (x *StatIndex) Save() error {
 	return x.store.WriteFile(x.name, marshalStatIndex(folders))
 }
 
-// The file is a magic line, then for each folder its path and what is known of its files, both with their length before them, then the
+// The file is a magic line, which ends with the version, then for each folder its path and what is known of its files, both with their length before them, then the
 // SHA-256 of all. Of a file that is its name, with its length, its stamp and its digest, in the order of names.
-const statIndexMagic = "build stat index 2\n"
+const (
+	statIndexName  = "build stat index "
+	statIndexMagic = statIndexName + "2\n"
+)
 
 func marshalStatIndex(folders map[string][]byte) []byte {
 	b := []byte(statIndexMagic)
@@ -157,20 +160,30 @@ func marshalStatIndex(folders map[string][]byte) []byte {
 	return append(b, sum[:]...)
 }
 
-// IsStatIndex reports whether b is a whole index as Save writes it.
-func IsStatIndex(b []byte) bool { return parseStatIndex(b) != nil }
+// IsStatIndex reports whether b is a whole index. One of another version is, too: it tells this one nothing, and nobody has damaged it.
+func IsStatIndex(b []byte) bool {
+	body, ok := openStatIndex(b)
+	return ok && !bytes.HasPrefix(body, []byte(statIndexMagic)) || parseStatIndex(b) != nil
+}
+
+// openStatIndex returns an index of any version without the SHA-256 at its end, with which it must be whole.
+func openStatIndex(b []byte) ([]byte, bool) {
+	n := len(b) - sha256.Size
+	if n < len(statIndexName) || !bytes.HasPrefix(b, []byte(statIndexName)) {
+		return nil, false
+	}
+	sum := sha256.Sum256(b[:n])
+	return b[:n], bytes.Equal(sum[:], b[n:])
+}
 
 // parseStatIndex returns the folders, or nil for what marshalStatIndex did not write.
 func parseStatIndex(b []byte) map[string][]byte {
-	n := len(b) - sha256.Size
-	if n < len(statIndexMagic) || !bytes.HasPrefix(b, []byte(statIndexMagic)) {
-		return nil
-	}
-	if sum := sha256.Sum256(b[:n]); !bytes.Equal(sum[:], b[n:]) {
+	body, ok := openStatIndex(b)
+	if !ok || !bytes.HasPrefix(body, []byte(statIndexMagic)) {
 		return nil
 	}
 	folders := map[string][]byte{}
-	for b = b[len(statIndexMagic):n]; len(b) > 0; {
+	for b = body[len(statIndexMagic):]; len(b) > 0; {
 		dir, rest, ok := cutPart(b)
 		if !ok {
 			return nil

@@ -124,6 +124,9 @@ func (a *app) produce(ctx context.Context, p *plan) ([]*exporter.Result, error) 
 	defer end()
 	chains, err := s.SolveAll(ctx, p.roots())
 	a.executor.EndSteps()
+	if err != nil && a.packer != nil && ctx.Err() == nil {
+		err = a.packer.Explain(err)
+	}
 	if err != nil {
 		return nil, err
 	}
