@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -37,8 +40,9 @@ func openLayout(t *testing.T, dir string) v1.Image {
 	}
 	if err := check(img); err != nil {
 		t.Errorf("image of %s: %v", dir, err)
+	} else {
+		validated.Store(d, true)
 	}
-	validated.Store(d, true)
 	return img
 }
 
@@ -56,8 +60,8 @@ func checkBlobs(img v1.Image) error {
 	if err != nil {
 		return err
 	}
-	if d, _, err := v1.SHA256(bytes.NewReader(config)); err != nil || d != m.Config.Digest {
-		return fmt.Errorf("config %s is %s: %v", m.Config.Digest, d, err)
+	if err := checkDigest(bytes.NewReader(config), m.Config.Digest); err != nil {
+		return err
 	}
 	layers, err := img.Layers()
 	if err != nil {
@@ -68,13 +72,21 @@ func checkBlobs(img v1.Image) error {
 		if err != nil {
 			return err
 		}
-		d, _, err := v1.SHA256(r)
+		err = checkDigest(r, m.Layers[i].Digest)
 		r.Close()
-		if err != nil || d != m.Layers[i].Digest {
-			return fmt.Errorf("layer %s is %s: %v", m.Layers[i].Digest, d, err)
+		if err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+func checkDigest(r io.Reader, want v1.Hash) error {
+	got, _, err := v1.SHA256(r)
+	if err == nil && got != want {
+		err = fmt.Errorf("blob %s has the digest %s", want, got)
+	}
+	return err
 }
 
 // A fact is something that can be said of an image in a word and a value.
@@ -219,4 +231,27 @@ func describe(t *testing.T, img v1.Image) string {
 	section("history", historyLines(t, img))
 	section("files", treeChanges(t, img))
 	return b.String()
+}
+
+func TestCheckBlobs(t *testing.T) {
+	dir := testkit.OCILayout(t, testkit.Busybox(t), "latest")
+	img, _ := testkit.OpenLayout(t, dir)
+	if err := checkBlobs(img); err != nil {
+		t.Fatal(err)
+	}
+	layers, err := img.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := layers[0].Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	blob := filepath.Join(dir, "blobs", d.Algorithm, d.Hex)
+	if err := os.Truncate(blob, 100); err != nil {
+		t.Fatal(err)
+	}
+	if err := checkBlobs(img); err == nil {
+		t.Error("a layer that is cut off is none")
+	}
 }
