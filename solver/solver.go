@@ -50,6 +50,8 @@ type Solver struct {
 	// Expect, when not nil, says how long a step will run, by earlier builds; 0 is not known. It decides which steps come first
 	// when there are more than Jobs, and is only asked then.
 	Expect func(v *llb.Vertex) time.Duration
+
+	definitions map[digest.Digest]*call[cache.Key] // what Known has found out
 }
 
 // A StepError says which step failed: by its place in the Dockerfile, or by its
@@ -88,21 +90,29 @@ func (s *Solver) SolveAll(ctx context.Context, vs []*llb.Vertex) ([]digest.Diges
 	return results, err
 }
 
-// Known returns the result of v when it is remembered by its definition: then Solve will run nothing.
+// Known returns the result of v when it is remembered by its definition: then Solve will run nothing. Later calls do not ask the
+// Executor again for the definitions that it took to know; none may be under way at the same time.
 func (s *Solver) Known(ctx context.Context, v *llb.Vertex) (digest.Digest, bool, error) {
 	r, ctx, stop := s.start(ctx, v)
 	defer stop()
-	return r.known(ctx, v)
+	d, ok, err := r.known(ctx, v)
+	if err == nil {
+		s.definitions = r.definitions
+	}
+	return d, ok, err
 }
 
 func (s *Solver) start(ctx context.Context, roots ...*llb.Vertex) (*run, context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	r := &run{
 		Solver: s, fail: cancel, slots: &slots{free: s.Jobs},
-		definitions: map[digest.Digest]*call[cache.Key]{},
+		definitions: s.definitions,
 		results:     map[digest.Digest]*call[digest.Digest]{},
 		fresh:       map[digest.Digest]bool{},
 		seen:        map[digest.Digest]bool{},
+	}
+	if r.definitions == nil {
+		r.definitions = map[digest.Digest]*call[cache.Key]{}
 	}
 	r.ways = sync.OnceValue(func() map[digest.Digest]time.Duration {
 		if s.Expect == nil {

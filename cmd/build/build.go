@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"os"
 	"slices"
 	"time"
 
@@ -73,6 +72,7 @@ type plan struct {
 	cacheLimit int64
 	enforce    func(context.Context)
 	lowered    []*lower.Result // one for each platform
+	asked      *solver.Solver  // which has told whether the build is known, and is to solve it then
 	verified   *verifier       // when what is reused runs again
 	call       call
 }
@@ -147,6 +147,7 @@ func (a *app) prepare(ctx context.Context, p *plan) error {
 		return err
 	}
 	a.executor.Epoch = p.lowered[0].Epoch
+	a.record(p)
 	if err := a.enterFor(ctx, p); err != nil {
 		return err
 	}
@@ -163,7 +164,6 @@ func (a *app) solve(ctx context.Context, p *plan) (results []*exporter.Result, e
 	_ = a.disk.CleanTemp()
 	var end func(context.Context)
 	p.enforce, end = a.limitStore(p)
-	a.record(p)
 	err = a.retryDamaged(func() (err error) {
 		results, err = a.produce(ctx, p)
 		return err
@@ -254,10 +254,14 @@ func (p *plan) repull() bool {
 }
 
 // enterFor goes on in a user namespace if the build needs one: when a step will run a process, or files of a step's
-// layer are read, whose owners only exist there. A build that is all known needs none.
+// layer are read, whose owners only exist there. A build that is all known needs none, nor anything to be known of this host.
 func (a *app) enterFor(ctx context.Context, p *plan) error {
-	if len(p.outputs) == 0 && os.Geteuid() != 0 && !a.verifies {
-		if ok, err := a.known(ctx, p); ok || err != nil {
+	if len(p.outputs) == 0 && !a.verifies {
+		ok, err := a.known(ctx, p)
+		if err != nil {
+			a.endRecord(ctx, err)
+		}
+		if ok || err != nil {
 			return err
 		}
 	}
@@ -272,8 +276,10 @@ func (a *app) enterFor(ctx context.Context, p *plan) error {
 
 // known reports whether all of the build is remembered.
 func (a *app) known(ctx context.Context, p *plan) (bool, error) {
+	p.asked = a.solver(p)
+	p.asked.Executor = a.recorder
 	for _, v := range p.roots() {
-		if _, ok, err := a.solver(p).Known(ctx, v); !ok || err != nil {
+		if _, ok, err := p.asked.Known(ctx, v); !ok || err != nil {
 			return false, err
 		}
 	}

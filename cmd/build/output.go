@@ -115,7 +115,10 @@ func planRecords(p *plan) error {
 // produce solves the graphs and writes the images to their places. Without any place named, that is
 // the store; with names, the store gets them too.
 func (a *app) produce(ctx context.Context, p *plan) ([]*exporter.Result, error) {
-	s := a.solver(p)
+	s := p.asked
+	if p.asked = nil; s == nil { // or what it remembers was not right
+		s = a.solver(p)
+	}
 	s.Executor, s.Observer, s.Expect = p.limited(a.recorder), a.recorder, a.recorder.Expect
 	if a.verifies {
 		p.verified = a.verify(s)
