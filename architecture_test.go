@@ -3,8 +3,13 @@ package build_test
 import (
 	"encoding/json"
 	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io"
+	"io/fs"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -73,5 +78,34 @@ func TestImportDirections(t *testing.T) {
 				t.Errorf("%s may not import %s", name, dep)
 			}
 		}
+	}
+}
+
+// What a package makes for its variables is made at every start of the program, a cached build's too, and expressions cost most of it.
+func TestNoExpressionIsCompiledAtStart(t *testing.T) {
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		fset := token.NewFileSet()
+		f, err := parser.ParseFile(fset, path, nil, 0)
+		if err != nil {
+			return err
+		}
+		for _, decl := range f.Decls {
+			if g, ok := decl.(*ast.GenDecl); ok && g.Tok == token.VAR {
+				ast.Inspect(g, func(n ast.Node) bool {
+					if s, ok := n.(*ast.SelectorExpr); ok && s.Sel.Name == "MustCompile" {
+						t.Errorf("%s: compile it when it is first used, with sync.OnceValue", fset.Position(s.Pos()))
+					}
+					_, function := n.(*ast.FuncLit)
+					return !function
+				})
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }

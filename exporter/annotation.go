@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -35,7 +36,7 @@ func isAnnotation(k string) bool {
 	return ok && rest != "" && strings.ContainsRune("-[.", rune(rest[0]))
 }
 
-var annotationTarget = regexp.MustCompile(`^([a-z-]*)(?:\[([^\]]*)\])?$`)
+var annotationTarget = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^([a-z-]*)(?:\[([^\]]*)\])?$`) })
 
 func (o *Output) annotate(k, v string) error {
 	target, key := strings.TrimPrefix(k, annotationKey), ""
@@ -75,7 +76,7 @@ func ParseAnnotations(s string) ([]Annotation, error) {
 
 func newAnnotation(target, key, value string) (Annotation, error) {
 	a := Annotation{On: OnManifest, Key: key, Value: value}
-	m := annotationTarget.FindStringSubmatch(target)
+	m := annotationTarget().FindStringSubmatch(target)
 	on := []string{OnIndex, OnIndexDescriptor, OnManifest, OnManifestDescriptor}
 	switch {
 	case key == "":

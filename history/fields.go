@@ -2,7 +2,7 @@ package history
 
 import (
 	"fmt"
-	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -152,7 +152,11 @@ func (f *fields) exec(op *llb.Exec, argument Namer) {
 }
 
 // secretWords are in the names of variables whose values are not for a log.
-var secretWords = regexp.MustCompile(`(?i)(_|^)(api_?key|auth|credentials?|key|pass|password|pword|passwd|secret|token)(_|$)`)
+var secretWords = []string{"apikey", "auth", "credential", "credentials", "key", "pass", "password", "pword", "passwd", "secret", "token"}
+
+func secret(name string) bool {
+	return slices.ContainsFunc(strings.Split(strings.ToLower(name), "_"), func(word string) bool { return slices.Contains(secretWords, word) })
+}
 
 func (f *fields) environment(env []string, argument Namer) {
 	var names []string
@@ -163,7 +167,7 @@ func (f *fields) environment(env []string, argument Namer) {
 		if argument(k) {
 			name = "argument " + k
 		}
-		if secretWords.MatchString(k) {
+		if secret(k) {
 			f.hide(name, v)
 		} else {
 			f.add(name, v)

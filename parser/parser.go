@@ -11,7 +11,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
@@ -146,21 +145,31 @@ func (f *File) readDirectives() error {
 	return nil
 }
 
-// ours matches the references of the Dockerfile frontend: what it would do is built in.
-var ours = regexp.MustCompile(`^((docker\.io/)?docker/dockerfile(-upstream)?([:@].*)?|dockerfile\.v0)$`)
+// builtIn reports whether ref names the Dockerfile frontend, in any version: what it would do is built in.
+func builtIn(ref string) bool {
+	name := ref
+	if i := strings.IndexAny(ref, ":@"); i >= 0 {
+		name = ref[:i]
+	}
+	switch strings.TrimPrefix(name, "docker.io/") {
+	case "docker/dockerfile", "docker/dockerfile-upstream":
+		return true
+	}
+	return ref == "dockerfile.v0"
+}
 
 // checkSyntax refuses frontends: there is no way to run one, and building
 // something else than what it would have built is worse than an error.
 func (f *File) checkSyntax(instead string) error {
 	if instead != "" {
-		if ref, _, _ := strings.Cut(strings.TrimSpace(instead), " "); !ours.MatchString(ref) {
+		if ref, _, _ := strings.Cut(strings.TrimSpace(instead), " "); !builtIn(ref) {
 			return &Error{Msg: fmt.Sprintf("BUILDKIT_SYNTAX=%s is not supported by this version", ref),
 				Hint: "only docker/dockerfile is built in"}
 		}
 		return nil
 	}
 	ref, _, loc, ok := dfparser.DetectSyntax(f.Source)
-	if !ok || ours.MatchString(ref) {
+	if !ok || builtIn(ref) {
 		return nil
 	}
 	start, end := lines(loc)

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -35,7 +34,7 @@ type gitRecord struct {
 	Build  string `json:"build"`            // that asked
 }
 
-var hexDigits = regexp.MustCompile(`^[0-9a-fA-F]+$`)
+const hexDigits = "0123456789abcdefABCDEF"
 
 func (p *gitPlace) fail(format string, args ...any) error {
 	return &RemoteError{Name: p.op.Name(), Err: fmt.Errorf(format, args...)}
@@ -75,7 +74,7 @@ func (p *gitPlace) find(ctx context.Context) error {
 	switch {
 	case strings.HasPrefix(op.Ref, "-"):
 		return p.fail("invalid git ref %q", op.Ref)
-	case op.Checksum != "" && !hexDigits.MatchString(op.Checksum):
+	case op.Checksum != "" && strings.Trim(op.Checksum, hexDigits) != "":
 		return p.fail("invalid checksum %s for Git URL, expected hex commit hash", op.Checksum)
 	case gitutil.IsCommitSHA(op.Ref):
 		p.at.Object = op.Ref

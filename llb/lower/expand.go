@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
 )
@@ -117,21 +118,26 @@ type gauge struct {
 // What replaces all matches makes a product of two lengths; every other form of a variable makes no more than a sum. Replacements
 // that hold neither a variable nor a quoted character are plain: nothing is replaced within them.
 var (
-	replaceAll      = regexp.MustCompile(`\$\{([^/{}]+)//`)
-	plainReplaceAll = regexp.MustCompile(`\$\{[^/{}]+//[^${}\\/"'\x60]*/[^${}\\"'\x60]*\}`)
+	replaceAll      = compiled(`\$\{([^/{}]+)//`)
+	plainReplaceAll = compiled(`\$\{[^/{}]+//[^${}\\/"'\x60]*/[^${}\\"'\x60]*\}`)
 )
+
+// compiled returns what compiles an expression when it is first asked for: few Dockerfiles need one.
+func compiled(expr string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expr) })
+}
 
 func newGauge(text string, env *environment) *gauge {
 	g := &gauge{environment: env, made: len(text)}
-	if !strings.Contains(text, "//") {
+	if !strings.Contains(text, "//") || !strings.Contains(text, "${") {
 		return g
 	}
 	g.subjects = map[string]struct{}{}
-	found := replaceAll.FindAllStringSubmatch(text, -1)
+	found := replaceAll().FindAllStringSubmatch(text, -1)
 	for _, m := range found {
 		g.subjects[m[1]] = struct{}{}
 	}
-	g.nested = len(found) > 1 && len(found) > len(plainReplaceAll.FindAllString(text, -1))
+	g.nested = len(found) > 1 && len(found) > len(plainReplaceAll().FindAllString(text, -1))
 	return g
 }
 

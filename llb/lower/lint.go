@@ -3,7 +3,6 @@ package lower
 import (
 	"maps"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -177,15 +176,19 @@ func (s *stage) lintPairs(name string, pairs instructions.KeyValuePairs) {
 	}
 }
 
-// Words that names of variables with secrets start or end with, and words that make them harmless.
+// Words in the names of variables with secrets, and words that make them harmless.
 var (
-	secretWords   = regexp.MustCompile(`(?i)(_|^)(apikey|auth|credentials?|key|password|pword|passwd|secret|token)(_|$)`)
-	harmlessWords = regexp.MustCompile(`(?i)(_|^)(public|file|version)(_|$)`)
+	secretWords   = []string{"apikey", "auth", "credential", "credentials", "key", "password", "pword", "passwd", "secret", "token"}
+	harmlessWords = []string{"public", "file", "version"}
 )
 
 // lintSecret finds variables that keep a secret in the image.
 func (s *stage) lintSecret(instruction, name string) {
-	if secretWords.MatchString(name) && !harmlessWords.MatchString(name) {
+	words := strings.Split(strings.ToLower(name), "_")
+	has := func(list []string) bool {
+		return slices.ContainsFunc(words, func(word string) bool { return slices.Contains(list, word) })
+	}
+	if has(secretWords) && !has(harmlessWords) {
 		rule := &linter.RuleSecretsUsedInArgOrEnv
 		s.warn(rule, rule.Format(instruction, name))
 	}
