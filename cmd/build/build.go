@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -39,7 +40,11 @@ func (a *app) buildCommand() *cobra.Command {
 
 func oneContext(_ *cobra.Command, args []string) error {
 	if len(args) != 1 {
-		return usagef("the context is often the current folder: build -t NAME .", "one PATH, URL or - is needed, %d are given", len(args))
+		hint := "the context is often the current folder: build -t NAME ."
+		if len(args) > 0 {
+			hint = cmp.Or(meantVerb(args[0]), hint)
+		}
+		return usagef(hint, "one PATH, URL or - is needed, %d are given", len(args))
 	}
 	return nil
 }

@@ -118,12 +118,15 @@ func (p *plan) arguments() (list []string) {
 	return list
 }
 
-// withVerbToComplete is withVerb for what a shell asks to complete: args are a command line of which the last word is not finished.
+// withVerbToComplete returns args as they are, unless a shell asks with them how a command line goes on: then the main verb is put
+// in front of that, as by withVerb. The last word of it is not finished.
 func withVerbToComplete(root *cobra.Command, args []string) []string {
-	if len(args) == 0 {
+	at := countOptions(root.PersistentFlags(), args) + 1
+	if at >= len(args) || args[at-1] != cobra.ShellCompRequestCmd && args[at-1] != cobra.ShellCompNoDescRequestCmd {
 		return args
 	}
-	before, last := args[:len(args)-1], args[len(args)-1]
+	completeFlags(root)
+	before, last := args[at:len(args)-1], args[len(args)-1]
 	begun := before[countOptions(root.PersistentFlags(), before):]
 	verb := func(c *cobra.Command) bool {
 		if len(begun) > 0 {
@@ -131,10 +134,10 @@ func withVerbToComplete(root *cobra.Command, args []string) []string {
 		}
 		return strings.HasPrefix(c.Name(), last)
 	}
-	root.InitDefaultCompletionCmd(args...)
+	root.InitDefaultCompletionCmd(args[at:]...)
 	root.InitDefaultHelpCmd()
 	if slices.ContainsFunc(root.Commands(), verb) {
 		return args
 	}
-	return slices.Insert(slices.Clone(args), 0, mainVerb)
+	return slices.Insert(slices.Clone(args), at, mainVerb)
 }

@@ -42,7 +42,7 @@ func planContext(p *plan) error {
 	case parser.Remote(p.context) == "URL":
 		p.kind = contextURL
 	case err != nil:
-		return &usageError{fmt.Errorf("context %s: %w", p.context, err.(*fs.PathError).Err), ""}
+		return &usageError{fmt.Errorf("context %s: %w", p.context, err.(*fs.PathError).Err), meantVerb(p.context)}
 	default:
 		return usagef("the context is a folder; name the Dockerfile with -f", "context %s: not a directory", p.context)
 	}
@@ -57,13 +57,12 @@ func (a *app) readDockerfile(p *plan) error {
 	}
 	if path == "" {
 		path = filepath.Join(p.context, "Dockerfile")
-		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-			if lower := filepath.Join(p.context, "dockerfile"); exists(lower) {
-				path = lower
-			}
-		}
 	}
 	data, err := os.ReadFile(path)
+	if lower := filepath.Join(p.context, "dockerfile"); p.buildOptions.file == "" && errors.Is(err, fs.ErrNotExist) && exists(lower) {
+		path = lower
+		data, err = os.ReadFile(path)
+	}
 	if err != nil {
 		return usagef("name it with -f", "failed to read dockerfile: %w", err)
 	}
