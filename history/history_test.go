@@ -281,7 +281,11 @@ func TestForget(t *testing.T) {
 		g.Steps[0].Files = []Selection{{0, digest.Of(fmt.Append(nil, "files", n))}}
 		l.AddFiles(g.Steps[0].Files[0].Digest, slices.Values([]snapshot.Entry{}))
 		l.write(fileOf("steps", g.Steps[0].Definition), Facts{})
-		if err := l.Save(&Build{ID: fmt.Sprint(n), Began: old.Add(time.Duration(n) * time.Second)}, g); err != nil {
+		id := fmt.Sprint(n)
+		if n == 2*Keep {
+			id = forgetting + id
+		}
+		if err := l.Save(&Build{ID: id, Began: old.Add(time.Duration(n) * time.Second)}, g); err != nil {
 			t.Fatal(err)
 		}
 		// As if it had been then.
@@ -296,7 +300,7 @@ func TestForget(t *testing.T) {
 		graphs = append(graphs, add(n))
 	}
 	names, err := l.names()
-	if err != nil || len(names) != Keep || !strings.HasSuffix(names[0], fmt.Sprint("-", 2*Keep)) {
+	if err != nil || len(names) != Keep || !strings.HasSuffix(names[0], fmt.Sprint("-", forgetting, 2*Keep)) {
 		t.Fatalf("%d builds are left, %v", len(names), err)
 	}
 	for _, g := range []*Graph{graphs[0], graphs[Keep-10]} {

@@ -58,6 +58,9 @@ const lookers = 4
 
 // hasLayers reports whether every layer is there, or can be fetched.
 func (s *Store) hasLayers(chains []*Chain) bool {
+	if len(chains) <= lookers { // which takes less than to start a thread
+		return !slices.ContainsFunc(chains, func(c *Chain) bool { return !s.hasLayer(c) })
+	}
 	var missing atomic.Bool
 	var all sync.WaitGroup
 	for part := range slices.Chunk(chains, max(1, (len(chains)+lookers-1)/lookers)) {

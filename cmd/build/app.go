@@ -167,7 +167,7 @@ func (a *app) warn(text string) {
 var buildVersion string
 
 // version returns the version of this program: of its release, or of the commit it was built from.
-func version() string {
+var version = sync.OnceValue(func() string {
 	if buildVersion != "" {
 		return buildVersion
 	}
@@ -181,7 +181,7 @@ func version() string {
 		}
 	}
 	return "0.0.0-devel"
-}
+})
 
 func (a *app) versionCommand() *cobra.Command {
 	return &cobra.Command{

@@ -230,7 +230,7 @@ func (p *plan) roots() []*llb.Vertex {
 // lowerOptions returns what the command line says about the meaning of the Dockerfile, and makes the folders it
 // names known to the executor.
 func (a *app) lowerOptions(p *plan) (lower.Options, error) {
-	a.useDevices(&p.devices)
+	a.executor.Devices = p.devices.registry()
 	opt := lower.Options{
 		Target: p.target, Platform: p.platforms[0], PlatformImplied: p.implied, ShowPlatform: p.several(), BuildPlatform: platforms.Normalize(platforms.DefaultSpec()),
 		BuildArgs: p.args, Labels: p.labels, Hosts: p.hosts, Epoch: p.epoch, Network: llb.Network(p.network), AllowHostNetwork: p.hostNet, AllowInsecure: p.insecure, Security: p.rights,

@@ -19,11 +19,16 @@ import (
 type deviceOptions struct{ folders []string }
 
 func (o *deviceOptions) flags(f *pflag.FlagSet) {
-	f.StringArrayVar(&o.folders, "cdi-spec-dir", cdi.Folders, "`FOLDER` with descriptions of devices (CDI); of several the later ones win")
+	repeatedVar(f, &o.folders, "cdi-spec-dir", "", "`FOLDER` with descriptions of devices (CDI); of several the later ones win (default "+strings.Join(cdi.Folders, ", ")+")")
 }
 
-// useDevices tells the executor which devices there are. Nothing is read before one is asked for.
-func (a *app) useDevices(o *deviceOptions) { a.executor.Devices = cdi.New(o.folders) }
+// registry returns the devices that are described. Nothing is read before one is asked for.
+func (o *deviceOptions) registry() *cdi.Registry {
+	if len(o.folders) == 0 {
+		return cdi.New(cdi.Folders)
+	}
+	return cdi.New(o.folders)
+}
 
 // A deviceGrant is what --allow says about devices.
 type deviceGrant struct {

@@ -23,7 +23,7 @@ type listing struct {
 }
 
 func (l *listing) flags(f *pflag.FlagSet) {
-	f.StringArrayVar(&l.filters, "filter", nil, "only what `KEY=VALUE`, KEY!=VALUE or KEY~=VALUE holds for: id, parents, type, description, inuse, mutable, immutable, shared, private, until=AGE; may be repeated")
+	repeatedVar(f, &l.filters, "filter", "", "only what `KEY=VALUE`, KEY!=VALUE or KEY~=VALUE holds for: id, parents, type, description, inuse, mutable, immutable, shared, private, until=AGE; may be repeated")
 	f.StringVar(&l.format, "format", "table", "the `FORMAT`: table or json")
 	f.BoolVar(&l.asJSON, "json", false, "print JSON; the same as --format json")
 }

@@ -38,13 +38,31 @@ type buildOptions struct {
 	devices                         deviceOptions
 }
 
+// A repeated is the value of a flag that may be repeated: each time is one more, with commas or without. pflag's own writes its default as
+// CSV when the flag is made, which takes some 4 KiB for each.
+type repeated []string
+
+// Set implements pflag.Value.
+func (r *repeated) Set(value string) error { *r = append(*r, value); return nil }
+
+// String implements pflag.Value.
+func (r *repeated) String() string { return strings.Join(*r, ",") }
+
+// Type implements pflag.Value, with a word by which cobra knows that the flag may be repeated.
+func (r *repeated) Type() string { return "stringArray" }
+
+// repeatedVar makes such a flag.
+func repeatedVar(f *pflag.FlagSet, values *[]string, name, short, usage string) {
+	f.VarP((*repeated)(values), name, short, usage)
+}
+
 // flags makes the flags, whose values are checked by planFlags and its like.
 func (o *buildOptions) flags(f *pflag.FlagSet) {
 	f.SortFlags = true
 	o.definitionFlags(f)
 	f.StringVar(&o.call, "call", "", "`METHOD`: build, check, outline, targets or subrequests.describe, with ,format=json for programs")
 	f.BoolVar(&o.check, "check", false, "look for mistakes in the Dockerfile and build nothing; the same as --call=check")
-	f.StringArrayVarP(&o.outputs, "output", "o", nil, "`DEST` of the result: type=oci|docker|local|tar|registry,dest=PATH; a PATH alone is a folder, - a tar on standard output")
+	repeatedVar(f, &o.outputs, "output", "o", "`DEST` of the result: type=oci|docker|local|tar|registry,dest=PATH; a PATH alone is a folder, - a tar on standard output")
 	f.BoolVar(&o.push, "push", false, "push the image to the registries its names say")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "print nothing but the image's ID")
 	f.StringVar(&o.iidFile, "iidfile", "", "write the image's ID to this `FILE`")
@@ -57,18 +75,18 @@ func (o *buildOptions) flags(f *pflag.FlagSet) {
 // definitionFlags makes the flags that say what is built, and not what becomes of it.
 func (o *buildOptions) definitionFlags(f *pflag.FlagSet) {
 	f.StringVarP(&o.file, "file", "f", "", "the Dockerfile: a `FILE`, a URL, or - for standard input (default PATH/Dockerfile); in a context that is no folder, a path in it")
-	f.StringArrayVarP(&o.tags, "tag", "t", nil, "name of the image, as `NAME[:TAG]`; may be repeated")
-	f.StringArrayVar(&o.args, "build-arg", nil, "value of an ARG, as `KEY=VALUE`, or KEY for that of the environment")
-	f.StringArrayVar(&o.contexts, "build-context", nil, "a stage or image under another name, as `NAME=PATH`, NAME=docker-image://REF, NAME=oci-layout://DIR[:TAG] or NAME=URL; NAME::PLATFORM is for one platform")
+	repeatedVar(f, &o.tags, "tag", "t", "name of the image, as `NAME[:TAG]`; may be repeated")
+	repeatedVar(f, &o.args, "build-arg", "", "value of an ARG, as `KEY=VALUE`, or KEY for that of the environment")
+	repeatedVar(f, &o.contexts, "build-context", "", "a stage or image under another name, as `NAME=PATH`, NAME=docker-image://REF, NAME=oci-layout://DIR[:TAG] or NAME=URL; NAME::PLATFORM is for one platform")
 	f.StringVar(&o.target, "target", "", "the `STAGE` to build (default the last one)")
 	f.StringSliceVar(&o.platforms, "platform", nil, "the platforms to build for, as `OS/ARCH[/VARIANT],...` (default $DOCKER_DEFAULT_PLATFORM, or that of this machine)")
-	f.StringArrayVar(&o.labels, "label", nil, "label of the image, as `KEY=VALUE`")
-	f.StringArrayVar(&o.hosts, "add-host", nil, "line of /etc/hosts in RUN steps, as `NAME:IP`; the IP host-gateway is this host")
-	f.StringArrayVar(&o.annotations, "annotation", nil, "annotation of what is written to an archive or a registry, as [TYPE[PLATFORM]:]`KEY=VALUE`, TYPE being manifest, manifest-descriptor, index or index-descriptor")
+	repeatedVar(f, &o.labels, "label", "", "label of the image, as `KEY=VALUE`")
+	repeatedVar(f, &o.hosts, "add-host", "", "line of /etc/hosts in RUN steps, as `NAME:IP`; the IP host-gateway is this host")
+	repeatedVar(f, &o.annotations, "annotation", "", "annotation of what is written to an archive or a registry, as [TYPE[PLATFORM]:]`KEY=VALUE`, TYPE being manifest, manifest-descriptor, index or index-descriptor")
 	f.StringVar(&o.network, "network", "default", "the network `MODE` of RUN steps: default, none or host")
-	f.StringArrayVar(&o.allow, "allow", nil, "the `RIGHT` of steps to ask for more than their sandbox: network.host, the network of this host; device[=NAME], its devices; security.insecure, all else")
-	f.StringArrayVar(&o.secrets, "secret", nil, "value for RUN --mount=type=secret, as `id=ID,src=FILE` or id=ID,env=VARIABLE")
-	f.StringArrayVar(&o.agents, "ssh", nil, "SSH agent for RUN --mount=type=ssh, as default, `ID=SOCKET` or ID=KEY[,KEY]")
+	repeatedVar(f, &o.allow, "allow", "", "the `RIGHT` of steps to ask for more than their sandbox: network.host, the network of this host; device[=NAME], its devices; security.insecure, all else")
+	repeatedVar(f, &o.secrets, "secret", "", "value for RUN --mount=type=secret, as `id=ID,src=FILE` or id=ID,env=VARIABLE")
+	repeatedVar(f, &o.agents, "ssh", "", "SSH agent for RUN --mount=type=ssh, as default, `ID=SOCKET` or ID=KEY[,KEY]")
 	f.BoolVar(&o.noCache, "no-cache", false, "run every step, whatever is known of it")
 	f.StringSliceVar(&o.noCacheFilter, "no-cache-filter", nil, "run every step of each `STAGE`")
 	f.BoolVar(&o.pull, "pull", false, "ask the registries again what the tags of base images mean")

@@ -24,7 +24,7 @@ func (o *limitOptions) flags(f *pflag.FlagSet) {
 	f.Int64Var(&o.period, "cpu-period", 0, "that period, in `MICROSECONDS` (default 100000)")
 	f.StringVar(&o.cpuset, "cpuset-cpus", "", "processors that steps run on, a `LIST` like 0-2,4")
 	f.Int64Var(&o.pids, "pids-limit", 0, "the `NUMBER` of processes that each step may have at once")
-	f.StringArrayVar(&o.ulimits, "ulimit", nil, "resource limit of each process, as `NAME=SOFT[:HARD]`")
+	repeatedVar(f, &o.ulimits, "ulimit", "", "resource limit of each process, as `NAME=SOFT[:HARD]`")
 	f.StringVar(&o.shmSize, "shm-size", "", "`SIZE` of /dev/shm (default 64m)")
 	f.StringVar(&o.parent, "cgroup-parent", "", "control `GROUP` that those of steps are made in")
 }

@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/seed0570efb0/build/executor"
-	"github.com/seed0570efb0/build/executor/cdi"
 	"github.com/seed0570efb0/build/executor/sandbox"
 	"github.com/seed0570efb0/build/llb"
 	"github.com/seed0570efb0/build/source"
@@ -69,8 +68,8 @@ exit status is that of this command.`,
 	f.SetInterspersed(false)
 	f.Bool("help", false, "show this help") // -h is docker's for --hostname
 	f.StringVar(&o.entrypoint, "entrypoint", "", "`PROGRAM` to run in place of the image's ENTRYPOINT; its CMD is left out")
-	f.StringArrayVarP(&o.env, "env", "e", nil, "environment variable, as `KEY=VALUE`, or KEY for that of this environment")
-	f.StringArrayVar(&o.envFiles, "env-file", nil, "`FILE` of environment variables, one per line; --env wins")
+	repeatedVar(f, &o.env, "env", "e", "environment variable, as `KEY=VALUE`, or KEY for that of this environment")
+	repeatedVar(f, &o.envFiles, "env-file", "", "`FILE` of environment variables, one per line; --env wins")
 	f.StringVarP(&o.user, "user", "u", "", "user to run as, as `NAME|UID[:GROUP|GID]`, in place of the image's USER")
 	f.StringVarP(&o.workdir, "workdir", "w", "", "working `DIRECTORY`, in place of the image's WORKDIR")
 	f.BoolVarP(&o.interactive, "interactive", "i", false, "pass standard input on; without it there is none")
@@ -80,12 +79,12 @@ exit status is that of this command.`,
 	f.BoolVarP(&o.detach, "detach", "d", false, "not supported: nothing of a container outlives the command")
 	f.StringVar(&o.network, "network", "default", "the network `MODE` of the process: default, none or host")
 	f.StringVarP(&o.hostname, "hostname", "h", "", "host `NAME` that the process sees")
-	f.StringArrayVar(&o.hosts, "add-host", nil, "line of /etc/hosts, as `NAME:IP`; the IP host-gateway is this host")
+	repeatedVar(f, &o.hosts, "add-host", "", "line of /etc/hosts, as `NAME:IP`; the IP host-gateway is this host")
 	f.StringSliceVar(&o.capAdd, "cap-add", nil, "`CAPABILITY` to give, or ALL")
 	f.StringSliceVar(&o.capDrop, "cap-drop", nil, "`CAPABILITY` to take away, or ALL")
 	f.BoolVar(&o.privileged, "privileged", false, "give all capabilities and system calls, and keep nothing of /proc and /sys back")
 	f.BoolVar(&o.readOnly, "read-only", false, "let the process change nothing but its volumes")
-	f.StringArrayVar(&o.devices, "device", nil, "device of this host, as `SOURCE[:TARGET]`, or as a name that is described (CDI), VENDOR/CLASS=NAME")
+	repeatedVar(f, &o.devices, "device", "", "device of this host, as `SOURCE[:TARGET]`, or as a name that is described (CDI), VENDOR/CLASS=NAME")
 	o.descriptions.flags(f)
 	o.volumes.flags(f)
 	o.security.flags(f)
@@ -193,7 +192,7 @@ func (o *runOptions) spec() (*executor.RunSpec, error) {
 	if s.Volumes, err = o.volumes.parse(); err != nil {
 		return nil, err
 	}
-	if s.Devices, err = parseDevices(cdi.New(o.descriptions.folders), o.devices); err != nil {
+	if s.Devices, err = parseDevices(o.descriptions.registry(), o.devices); err != nil {
 		return nil, err
 	}
 	if s.Security, err = o.security.parse(); err != nil {

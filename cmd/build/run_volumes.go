@@ -19,9 +19,9 @@ import (
 type volumeOptions struct{ volumes, tmpfs, mounts []string }
 
 func (o *volumeOptions) flags(f *pflag.FlagSet) {
-	f.StringArrayVarP(&o.volumes, "volume", "v", nil, "show a file or folder of this host, as `SOURCE:TARGET[:ro|rw]`")
-	f.StringArrayVar(&o.tmpfs, "tmpfs", nil, "an empty folder in memory, as `TARGET[:OPTION,...]`: size=64m, mode=1777, exec, ro")
-	f.StringArrayVar(&o.mounts, "mount", nil, "either of them, as `OPTION=VALUE,...`: type=bind,source=SOURCE,target=TARGET[,readonly] or type=tmpfs,target=TARGET")
+	repeatedVar(f, &o.volumes, "volume", "v", "show a file or folder of this host, as `SOURCE:TARGET[:ro|rw]`")
+	repeatedVar(f, &o.tmpfs, "tmpfs", "", "an empty folder in memory, as `TARGET[:OPTION,...]`: size=64m, mode=1777, exec, ro")
+	repeatedVar(f, &o.mounts, "mount", "", "either of them, as `OPTION=VALUE,...`: type=bind,source=SOURCE,target=TARGET[,readonly] or type=tmpfs,target=TARGET")
 }
 
 // parse reads the flags.

@@ -15,7 +15,7 @@ import (
 type securityOptions []string
 
 func (o *securityOptions) flags(f *pflag.FlagSet) {
-	f.StringArrayVar((*[]string)(o), "security-opt", nil, "an `OPTION` of what a process may do: seccomp=unconfined for all system calls, no-new-privileges=false for set-user-ID programs")
+	repeatedVar(f, (*[]string)(o), "security-opt", "", "an `OPTION` of what a process may do: seccomp=unconfined for all system calls, no-new-privileges=false for set-user-ID programs")
 }
 
 // parse reads the options.

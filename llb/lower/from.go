@@ -124,14 +124,14 @@ func (l *lowering) resolve(ctx context.Context, target *stage) (map[*stage]bool,
 
 // askImages finds the images of the stages in reach, all at once.
 func (l *lowering) askImages(ctx context.Context, reached map[*stage]bool) error {
-	group, ctx := errgroup.WithContext(ctx)
+	var asks []func(context.Context) error
 	for _, s := range l.stages {
 		if s.asked || s.parent != nil {
 			continue
 		}
 		key, c, err := s.imageKey() // a bad name is an error wherever it stands
 		if err != nil {
-			group.Go(func() error { return err })
+			asks = append(asks, func(context.Context) error { return err })
 			break
 		}
 		if !reached[s] {
@@ -149,16 +149,28 @@ func (l *lowering) askImages(ctx context.Context, reached map[*stage]bool) error
 		if c != nil && c.Image == nil {
 			continue
 		}
-		group.Go(func() error {
-			var err error
+		asks = append(asks, func(ctx context.Context) (err error) {
 			answer.image, err = s.ask(ctx, key.name, c)
 			return err
 		})
 	}
-	if err := group.Wait(); err != nil {
+	if err := atOnce(ctx, asks); err != nil {
 		return err
 	}
 	return l.finishImages()
+}
+
+// atOnce makes the calls at the same time, and returns the first error. One alone, as for most Dockerfiles, needs no goroutine: to start a
+// thread for it takes longer than to find an image that is here.
+func atOnce(ctx context.Context, calls []func(context.Context) error) error {
+	if len(calls) == 1 {
+		return calls[0](ctx)
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	for _, call := range calls {
+		group.Go(func() error { return call(ctx) })
+	}
+	return group.Wait()
 }
 
 // imageKey tells which image the stage starts from, and the named context that provides it.
