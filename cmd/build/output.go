@@ -167,6 +167,7 @@ func (a *app) packWith(ctx context.Context, s *solver.Solver, p *plan) (end func
 		a.packer, a.executor.Packing = nil, nil
 		return func() {}
 	}
+	a.collectAsUsual()
 	percent := debug.SetGCPercent(40) // what is read and what is compressed are in memory at the same time
 	a.packer = a.layers.NewPacker(ctx, forms...)
 	a.executor.Packing = executor.NewPacking(a.packer, p.roots())
