@@ -28,11 +28,12 @@ const interval = 100 * time.Millisecond
 // A Display shows the steps of one build. Its methods may be called from any goroutine and
 // never wait for the terminal, except for Close. It is an observer of the solver.
 type Display struct {
-	out     io.Writer
-	view    view
-	closing chan struct{} // closed by Close
-	stopped chan struct{} // closed when the writing goroutine has ended
-	once    sync.Once
+	out  io.Writer
+	view view
+
+	writing sync.Mutex  // held by who draws and writes, also while that takes long
+	next    *time.Timer // of the next write
+	closed  bool
 
 	mu    sync.Mutex
 	keep  int // how many of a step's last lines
@@ -100,34 +101,29 @@ func startLive(terminal *os.File) *Display {
 
 func start(out io.Writer, v view) *Display {
 	d := &Display{
-		out:     out,
-		view:    v,
-		closing: make(chan struct{}),
-		stopped: make(chan struct{}),
-		keep:    tailLines,
-		build:   build{began: time.Now()},
-		steps:   map[digest.Digest]*Step{},
+		out:   out,
+		view:  v,
+		keep:  tailLines,
+		build: build{began: time.Now()},
+		steps: map[digest.Digest]*Step{},
 	}
-	go d.run()
+	d.writing.Lock()
+	defer d.writing.Unlock()
+	d.next = time.AfterFunc(interval, d.tick) // no goroutine waits: a cached build is done before one would have anything to do
 	return d
 }
 
-func (d *Display) run() {
-	defer close(d.stopped)
-	tick := time.NewTicker(interval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-			d.write(false)
-		case <-d.closing:
-			d.write(true)
-			return
-		}
+// tick writes what is due, and comes again.
+func (d *Display) tick() {
+	d.writing.Lock()
+	defer d.writing.Unlock()
+	if !d.closed {
+		d.write(false)
+		d.next.Reset(interval)
 	}
 }
 
-// write writes what is due. The lock is not held meanwhile: a build must not wait for somebody
+// write writes what is due. The lock of the steps is not held meanwhile: a build must not wait for somebody
 // who has stopped his terminal.
 func (d *Display) write(last bool) {
 	d.mu.Lock()
@@ -147,8 +143,13 @@ func (d *Display) write(last bool) {
 // Close shows what has not been shown yet and returns when it is written. Steps that are still
 // running are shown as canceled. Nothing is written after Close; a second Close does nothing.
 func (d *Display) Close() {
-	d.once.Do(func() { close(d.closing) })
-	<-d.stopped
+	d.writing.Lock()
+	defer d.writing.Unlock()
+	if !d.closed {
+		d.closed = true
+		d.next.Stop()
+		d.write(true)
+	}
 }
 
 // Cached shows that v is not run since its result is known.
