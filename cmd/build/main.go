@@ -63,5 +63,5 @@ func interruptible(parent context.Context) (context.Context, func()) {
 		case <-ctx.Done():
 		}
 	}()
-	return ctx, func() { signal.Stop(signals); cancel(nil) }
+	return ctx, func() { cancel(nil) } // without signal.Stop, which waits for another thread for each signal: the process ends
 }
