@@ -81,6 +81,26 @@ func TestImportDirections(t *testing.T) {
 	}
 }
 
+// unlinked are packages that are easily brought along and must not be part of the program: each start would pay for them.
+var unlinked = map[string]string{
+	"github.com/distribution/reference": "compiles its expressions at start, 0.9 ms: internal/reference reads names (decision 20)",
+	"google.golang.org/grpc":            "comes with most of buildkit, and buildkit is used for what Dockerfiles mean only",
+	"runtime/pprof":                     "keeps the sampling of memory in the program: without it the linker leaves that out",
+	"testing":                           "is for tests",
+}
+
+func TestWhatIsNotLinked(t *testing.T) {
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", "./cmd/build").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for dep := range strings.SplitSeq(string(out), "\n") {
+		if why := unlinked[dep]; why != "" {
+			t.Errorf("cmd/build links %s, which %s", dep, why)
+		}
+	}
+}
+
 // What a package makes for its variables is made at every start of the program, a cached build's too, and expressions cost most of it.
 func TestNoExpressionIsCompiledAtStart(t *testing.T) {
 	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {

@@ -97,6 +97,7 @@ func (s *Store) Close() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.file != nil {
+		os.Remove(d.file.Name())
 		d.file.Close()
 	}
 	if d.dir != nil {

@@ -108,17 +108,19 @@ func (s *Store) writeFile(name string, data []byte, settle func(*os.File) error)
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name())
 	if _, err = f.Write(data); err == nil {
 		err = settle(f)
 	}
 	if err1 := f.Close(); err == nil {
 		err = err1
 	}
-	if err != nil {
-		return err
+	if err == nil {
+		err = s.publish(f.Name(), name)
 	}
-	return s.publish(f.Name(), name)
+	if err != nil {
+		os.Remove(f.Name())
+	}
+	return err
 }
 
 // publish renames a temporary file or folder to its place, whose parent is made when missing.
