@@ -54,7 +54,7 @@ func TestMain(m *testing.M) {
 	os.Setenv("GORACE", "atexit_sleep_ms=0") // or each process of a -race test takes a second to end
 	name := os.Getenv(jobVariable)
 	if name == "" {
-		os.Exit(m.Run())
+		os.Exit(testkit.Run(m))
 	}
 	mode := map[string]userns.Mode{"subids": userns.SubIDs, "single": userns.SingleID}[os.Getenv(modeVariable)]
 	if _, inside := userns.Inside(); mode != 0 && !inside {
@@ -213,6 +213,9 @@ func inMode(t *testing.T, mode string, j job) *outcome {
 // needRoot skips a test that becomes other users.
 func needRoot(t *testing.T) {
 	t.Helper()
+	if _, inside := userns.Inside(); inside {
+		t.Skip("needs root of the host, to build as root and as an ordinary user")
+	}
 	if err := userns.Check(userns.Root); err != nil {
 		t.Skip(err)
 	}
