@@ -227,7 +227,7 @@ func (v *victim) kill(name string, cmd *exec.Cmd) {
 func (v *victim) nothingLeft(when string, tidied bool) {
 	v.t.Helper()
 	testkit.AwaitNone(v.t, func(proc string) bool {
-		return testkit.ProcHolds(proc+"/environ", v.store()) || testkit.ProcHolds(proc+"/mountinfo", v.store())
+		return testkit.ProcHolds(proc+"/environ", v.store()) || testkit.ProcHolds(proc+"/mountinfo", v.store()) || testkit.ProcOpens(proc, v.store())
 	})
 	if !tidied {
 		return
