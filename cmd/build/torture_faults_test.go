@@ -32,7 +32,7 @@ func TestFaults(t *testing.T) {
 		faultsInside(t)
 		return
 	}
-	rounds := environmentNumber(t, faultsVariable, 12)
+	rounds := environmentNumber(t, faultsVariable, 8)
 	t.Run("root", func(t *testing.T) {
 		t.Parallel()
 		newDisturbed(t, newVictim).rounds(rounds)
