@@ -222,11 +222,11 @@ func takeable(s *Store, list []chunkRecord) (n int) {
 
 // A change of one place compresses what is around it again, and the blob is the one that a store makes that knows nothing.
 func TestChunksOfOtherLayersAreTakenAgain(t *testing.T) {
-	before := prose(7, 12<<20)
+	before := prose(7, 8<<20)
 	for name, after := range map[string][]byte{
-		"one byte changed":   slices.Concat(before[:6<<20], []byte{'#'}, before[6<<20+1:]),
-		"one byte put in":    slices.Concat(before[:6<<20], []byte{'#'}, before[6<<20:]),
-		"a megabyte removed": slices.Concat(before[:6<<20], before[7<<20:]),
+		"one byte changed":   slices.Concat(before[:4<<20], []byte{'#'}, before[4<<20+1:]),
+		"one byte put in":    slices.Concat(before[:4<<20], []byte{'#'}, before[4<<20:]),
+		"a megabyte removed": slices.Concat(before[:4<<20], before[5<<20:]),
 	} {
 		s := testStore(t)
 		_, old := compressedLayer(t, s, before)

@@ -19,7 +19,7 @@ import (
 var made = map[string]func(t *testing.T, s *Store, m Making) (digest.Digest, error){
 	"captured": func(t *testing.T, s *Store, m Making) (digest.Digest, error) {
 		dir := upper(t, s)
-		if err := os.WriteFile(filepath.Join(dir, "big"), prose(20, 3<<20), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, "big"), prose(20, 2<<20), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		for _, name := range []string{"big", "."} {
@@ -33,7 +33,7 @@ var made = map[string]func(t *testing.T, s *Store, m Making) (digest.Digest, err
 			t.Fatal(err)
 		}
 		c := NewChanges(v)
-		place(t, c, "f big "+string(prose(20, 3<<20)))
+		place(t, c, "f big "+string(prose(20, 2<<20)))
 		return s.Commit(t.Context(), digest.Digest{}, c, m)
 	},
 }
@@ -59,12 +59,24 @@ func compressedForms(t *testing.T, s *Store, id digest.Digest) []Blob {
 func TestLayersAreCompressedWhileTheyAreMade(t *testing.T) {
 	for way, make := range made {
 		for _, as := range everyForm {
+			other := testStore(t)
+			id, err := make(t, other, Making{Created: epoch})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if l := compressedForms(t, other, id); len(l) != 0 {
+				t.Errorf("%s: nobody asked for %+v", way, l)
+			}
+			c, _ := other.Chain(id)
+			want, err := other.Compressed(t.Context(), c, as)
+			if err != nil {
+				t.Fatal(err)
+			}
 			for _, awaited := range []bool{false, true} {
 				s := testStore(t)
 				p := s.NewPacker(t.Context(), as)
-				id, err := make(t, s, Making{Created: epoch, Packer: p, Awaited: awaited})
-				if err != nil {
-					t.Fatal(err)
+				if got, err := make(t, s, Making{Created: epoch, Packer: p, Awaited: awaited}); err != nil || got != id {
+					t.Fatal(got, err)
 				}
 				if err := p.Wait(); err != nil {
 					t.Fatal(err)
@@ -81,22 +93,10 @@ func TestLayersAreCompressedWhileTheyAreMade(t *testing.T) {
 					}
 					got = compressedForms(t, s, id)
 				}
-				c, _ := s.Chain(id)
 				if p.begin(c.Layer, as) {
 					t.Errorf("%s, %+v, awaited %v: Pack would begin again", way, as, awaited)
 				}
 				p.Close()
-				other := testStore(t)
-				if _, err := make(t, other, Making{Created: epoch}); err != nil {
-					t.Fatal(err)
-				}
-				if l := compressedForms(t, other, id); len(l) != 0 {
-					t.Errorf("%s: nobody asked for %+v", way, l)
-				}
-				want, err := other.Compressed(t.Context(), c, as)
-				if err != nil {
-					t.Fatal(err)
-				}
 				if as.MediaType == MediaTypeTar {
 					want.Format = got[0].Format // a tar has none
 				}

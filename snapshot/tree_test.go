@@ -16,6 +16,7 @@ import (
 
 	"github.com/seed0570efb0/build/internal/digest"
 	"github.com/seed0570efb0/build/internal/owners"
+	"github.com/seed0570efb0/build/internal/userns"
 )
 
 // A layer becomes a tree and the tree a layer: the bytes are the same.
@@ -33,8 +34,10 @@ func TestTreeRoundTrip(t *testing.T) {
 	if err := c.Put(owned, func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("abc")), nil }); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Put(Entry{Path: "dev", Type: Char, Mode: 0o620, Major: 1, Minor: 3}, nil); err != nil {
-		t.Fatal(err)
+	if _, inside := userns.Inside(); !inside { // where nobody makes devices
+		if err := c.Put(Entry{Path: "dev", Type: Char, Mode: 0o620, Major: 1, Minor: 3}, nil); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := c.Put(Entry{Path: "gone", Type: Whiteout}, nil); err != nil {
 		t.Fatal(err)

@@ -68,7 +68,8 @@ var faults = []fault{
 }
 
 // installFaults is the name of the helper that starts a command whose calls on files are seen by an injector. Descriptor 3
-// is a socket to it.
+// is a socket to it. The first arguments are the uid and gid of the command: only root installs a filter under which
+// newuidmap can still become root.
 const installFaults = "with-faults"
 
 func withFaults() {
@@ -88,7 +89,8 @@ func withFaults() {
 }
 
 func listenAndExec(filter seccomp.Filter) error {
-	path, err := exec.LookPath(os.Args[1])
+	args := os.Args[3:]
+	path, err := exec.LookPath(args[0])
 	if err != nil {
 		return err
 	}
@@ -101,7 +103,23 @@ func listenAndExec(filter seccomp.Filter) error {
 		return err
 	}
 	unix.CloseOnExec(3)
-	return syscall.Exec(path, os.Args[1:], env)
+	if err := becomeUser(os.Args[1], os.Args[2]); err != nil {
+		return err
+	}
+	return syscall.Exec(path, args, env)
+}
+
+// becomeUser makes this process one of another user, unless that is root.
+func becomeUser(uidText, gidText string) error {
+	uid, err := strconv.Atoi(uidText)
+	if err != nil || uid == 0 {
+		return err
+	}
+	gid, err := strconv.Atoi(gidText)
+	if err != nil {
+		return err
+	}
+	return cmp.Or(syscall.Setgroups(nil), syscall.Setgid(gid), syscall.Setuid(uid))
 }
 
 // An injector sees the calls of a command and all that it starts on files below a folder, and makes one fail, or all from one on.
@@ -130,7 +148,12 @@ func (in *injector) start(t *testing.T, cmd *exec.Cmd) {
 		t.Fatal(err)
 	}
 	here, there := os.NewFile(uintptr(pair[0]), "here"), os.NewFile(uintptr(pair[1]), "there")
-	cmd.Path, cmd.Args, cmd.ExtraFiles = helper, append([]string{installFaults}, cmd.Args...), []*os.File{there}
+	var u syscall.Credential
+	if a := cmd.SysProcAttr; a != nil && a.Credential != nil {
+		u, a.Credential = *a.Credential, nil
+	}
+	cmd.Args = append([]string{installFaults, fmt.Sprint(u.Uid), fmt.Sprint(u.Gid)}, cmd.Args...)
+	cmd.Path, cmd.ExtraFiles = helper, []*os.File{there}
 	err = cmd.Start()
 	there.Close()
 	if err == nil {

@@ -13,39 +13,82 @@ import (
 	"testing"
 
 	"github.com/seed0570efb0/build/internal/digest"
+	"github.com/seed0570efb0/build/internal/testkit"
+	"github.com/seed0570efb0/build/internal/userns"
 )
 
 // faultsVariable says how many commands TestFaults disturbs.
 const faultsVariable = "BUILD_TEST_FAULTS"
 
+// insideVariable says that TestFaults is root of a user namespace only.
+const insideVariable = "BUILD_TEST_INSIDE"
+
 // TestFaults has system calls of builds, pulls, exports and prunes fail, at any place. Whatever fails is told in a line that says
 // what it was, or does not matter; the next build is right to the byte, what has a name is whole, nothing in the store is
-// damaged, and nothing is left.
+// damaged, and nothing is left. The builds are those of root and of an ordinary user with subordinate ids. With one id a sandbox
+// listens to calls itself, and the kernel lets only one listen.
 func TestFaults(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("only root may see the calls of a command that becomes somebody else")
+		faultsInside(t)
+		return
 	}
-	rounds := environmentNumber(t, faultsVariable, 12)
+	rounds := environmentNumber(t, faultsVariable, 8)
+	t.Run("root", func(t *testing.T) {
+		t.Parallel()
+		newDisturbed(t, newVictim).rounds(rounds)
+	})
+	if os.Getenv(insideVariable) != "" {
+		return
+	}
+	t.Run("user", func(t *testing.T) {
+		t.Parallel()
+		u := testkit.OrdinaryUser(t)
+		d := newDisturbed(t, func(t *testing.T, random *rand.Rand) *victim { return newVictimOf(t, random, u) })
+		d.rounds((rounds + 1) / 2)
+	})
+}
+
+// faultsInside runs TestFaults as root of a user namespace: who installs a filter without being root gives up newuidmap.
+func faultsInside(t *testing.T) {
+	if err := userns.Check(userns.SubIDs); err != nil {
+		t.Skip(err)
+	}
+	args := []string{"--user", "--mount", "--map-root-user", "--map-auto", os.Args[0], "-test.run=^TestFaults$", "-test.v"}
+	cmd := exec.CommandContext(t.Context(), "unshare", args...)
+	cmd.Env = append(os.Environ(), insideVariable+"=1")
+	out, err := cmd.CombinedOutput()
+	if t.Logf("%s", out); err != nil {
+		t.Error(err)
+	}
+}
+
+// newDisturbed returns a victim with what the rounds want to find.
+func newDisturbed(t *testing.T, victim func(*testing.T, *rand.Rand) *victim) *disturbed {
 	seed := environmentNumber(t, seedVariable, rand.IntN(1<<30))
 	t.Logf("%s=%d", seedVariable, seed)
-	d := &disturbed{victim: newVictim(t, rand.New(rand.NewPCG(uint64(seed), 0))), places: map[string]int{}}
+	d := &disturbed{victim: victim(t, rand.New(rand.NewPCG(uint64(seed), 0))), places: map[string]int{}}
 	d.env = append(d.env, "SOURCE_DATE_EPOCH=1700000000")
 	d.must("build", "-q", "-t", "kept", "--build-arg", "N=kept", d.context)
 	d.must("build", "-q", "-t", "app", "--build-arg", "N=app", d.context)
 	d.must(d.commands()["export"]...)
 	d.want = d.archive()
+	return d
+}
+
+// rounds disturbs commands until one leaves something wrong.
+func (d *disturbed) rounds(n int) {
 	hits := 0
-	for range rounds {
+	for range n {
 		if d.round() {
 			hits++
 		}
-		if t.Failed() {
-			t.FailNow()
+		if d.t.Failed() {
+			d.t.FailNow()
 		}
 	}
-	t.Logf("%d of %d commands met a fault", hits, rounds)
+	d.t.Logf("%d of %d commands met a fault", hits, n)
 	if hits == 0 {
-		t.Error("no command met a fault")
+		d.t.Error("no command met a fault")
 	}
 }
 

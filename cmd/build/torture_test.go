@@ -69,14 +69,37 @@ type victim struct {
 	// registry is where the base image is.
 	registry string
 	env      []string
-	events   map[string]int // how often each kind of command changes the store until it is done
+	user     *syscall.Credential // of its commands; nil for that of this process
+	events   map[string]int      // how often each kind of command changes the store until it is done
 	killed   int
 }
 
 func newVictim(t *testing.T, random *rand.Rand) *victim {
+	return newVictimIn(t, random, testkit.OpenDir(t))
+}
+
+// newVictimOf is newVictim for another user, whom root becomes.
+func newVictimOf(t *testing.T, random *rand.Rand, u *testkit.User) *victim {
+	open := testkit.OpenDir(t)
+	program := testkit.Program(t, open) // this one may be in a folder of root's
+	for _, name := range []string{mainVerb, removeStore} {
+		if err := os.Link(program, filepath.Join(open, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	v := newVictimIn(t, random, u.Dir(t, filepath.Join(open, "dir")))
+	v.user, v.env = &u.Credential, append(v.env, "PATH="+open+":"+os.Getenv("PATH"))
+	for _, dir := range []string{v.store(), v.store("tmp")} {
+		if err := os.Chown(dir, int(u.Uid), int(u.Gid)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return v
+}
+
+func newVictimIn(t *testing.T, random *rand.Rand, dir string) *victim {
 	host := testkit.Registry(t)
 	ref := testkit.PushImage(t, host, "busybox:latest", testkit.Busybox(t))
-	dir := testkit.OpenDir(t)
 	v := &victim{t: t, random: random, dir: dir, context: filepath.Join(dir, "context"), registry: host, events: map[string]int{}}
 	v.env = append(os.Environ(), "BUILD_ROOT="+filepath.Join(dir, "store"), "HOME="+dir, "DOCKER_CONFIG="+dir)
 	dockerfile := fmt.Sprintf(`FROM %[1]s AS a
@@ -112,6 +135,10 @@ func (v *victim) store(elem ...string) string {
 func (v *victim) command(args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(v.t.Context(), args[0], args[1:]...)
 	cmd.Env, cmd.Dir = v.env, v.dir
+	if v.user != nil {
+		cmd.Path, cmd.Err = filepath.Join(filepath.Dir(v.dir), args[0]), nil
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: v.user}
+	}
 	return cmd
 }
 
@@ -200,7 +227,7 @@ func (v *victim) kill(name string, cmd *exec.Cmd) {
 func (v *victim) nothingLeft(when string, tidied bool) {
 	v.t.Helper()
 	testkit.AwaitNone(v.t, func(proc string) bool {
-		return testkit.ProcHolds(proc+"/environ", v.store()) || testkit.ProcHolds(proc+"/mountinfo", v.store())
+		return testkit.ProcHolds(proc+"/environ", v.store()) || testkit.ProcHolds(proc+"/mountinfo", v.store()) || testkit.ProcOpens(proc, v.store())
 	})
 	if !tidied {
 		return

@@ -129,18 +129,14 @@ func (g *group) join(all map[string]hierarchy, c, parent, name string) error {
 }
 
 // delegated returns the nearest group, from dir up to the mount, that gives controller c to its children and in which we
-// may make one: one with processes in it gives nothing, unless it is the root.
+// may make one.
 func delegated(mount, dir, c string) (string, error) {
 	for {
-		file := filepath.Join(dir, "cgroup.subtree_control")
-		b, err := os.ReadFile(file)
+		ok, err := gives(dir, c)
 		if err != nil {
 			return "", err
 		}
-		if !slices.Contains(strings.Fields(string(b)), c) {
-			err = os.WriteFile(file, []byte("+"+c), 0)
-		}
-		if err == nil && unix.Access(dir, unix.W_OK) == nil && unix.Access(filepath.Join(dir, "cgroup.procs"), unix.W_OK) == nil {
+		if ok && unix.Access(dir, unix.W_OK) == nil && unix.Access(filepath.Join(dir, "cgroup.procs"), unix.W_OK) == nil {
 			return dir, nil
 		}
 		if dir == mount {
@@ -148,6 +144,23 @@ func delegated(mount, dir, c string) (string, error) {
 		}
 		dir = filepath.Dir(dir)
 	}
+}
+
+// gives reports whether the group dir gives controller c to its children, which it is asked to. One with processes in it, unless it is the
+// root, gives none: the kernel refuses the memory, but it would give cpu, cpuset and pids to children for threads, which no process enters.
+func gives(dir, c string) (bool, error) {
+	control := filepath.Join(dir, "cgroup.subtree_control")
+	given, err := os.ReadFile(control)
+	if err != nil {
+		return false, err
+	}
+	if kind, err := os.ReadFile(filepath.Join(dir, "cgroup.type")); err == nil { // the root has none
+		procs, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+		if err != nil || len(procs) > 0 || string(kind) != "domain\n" {
+			return false, nil
+		}
+	}
+	return slices.Contains(strings.Fields(string(given)), c) || os.WriteFile(control, []byte("+"+c), 0) == nil, nil
 }
 
 // limit writes what l says of controller c.

@@ -70,6 +70,7 @@ func TestInUserNamespace(t *testing.T) {
 	}
 	for _, name := range []string{"subids", "single"} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			cmd := exec.Command(os.Args[0], "-test.v", "-test.timeout=5m")
 			cmd.Env = append(os.Environ(), modeVariable+"="+name)
 			if os.Geteuid() == 0 {

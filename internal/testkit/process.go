@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -47,6 +49,16 @@ func Processes(belongs func(proc string) bool) (list []string) {
 func ProcHolds(file, text string) bool {
 	b, err := os.ReadFile(file)
 	return err == nil && bytes.Contains(b, []byte(text))
+}
+
+// ProcOpens reports whether a process has a file open that is below dir: one that was killed has lost its memory, and with it its
+// environment, before it closes its files.
+func ProcOpens(proc, dir string) bool {
+	fds, _ := filepath.Glob(proc + "/fd/*")
+	return slices.ContainsFunc(fds, func(fd string) bool {
+		name, err := os.Readlink(fd)
+		return err == nil && strings.HasPrefix(name, dir+"/")
+	})
 }
 
 // AwaitNone waits until belongs is true of no process. Who does not end is an error, and killed.

@@ -3,6 +3,7 @@ package testkit
 import (
 	"context"
 	"errors"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -54,6 +55,21 @@ func TestAwaitNone(t *testing.T) {
 		t.Errorf("got %v", list)
 	}
 	cat.Wait()
+}
+
+func TestProcOpens(t *testing.T) {
+	dir := t.TempDir()
+	f, err := os.Create(dir + "/f")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !ProcOpens("/proc/self", dir) || ProcOpens("/proc/self", dir+"/f") {
+		t.Error("a file is open below the folder, and nothing below the file")
+	}
+	f.Close()
+	if ProcOpens("/proc/self", dir) {
+		t.Error("the file is closed")
+	}
 }
 
 func TestRecorderAwaits(t *testing.T) {

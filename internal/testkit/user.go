@@ -1,6 +1,7 @@
 package testkit
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -9,6 +10,8 @@ import (
 	"strconv"
 	"syscall"
 	"testing"
+
+	"github.com/seed0570efb0/build/internal/userns"
 )
 
 // Ordinary is the name of the user that tests become when root runs them.
@@ -40,6 +43,23 @@ func OrdinaryUser(t testing.TB) *User {
 		t.Fatal(err)
 	}
 	return &User{syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, u.Username, u.HomeDir}
+}
+
+// Run runs the tests of a package that gives files to root, and to others: where nobody but root may, in a user namespace, as a build
+// of an ordinary user does. It returns an exit status; without namespaces there is nothing to run.
+func Run(m *testing.M) int {
+	if _, inside := userns.Inside(); inside || os.Geteuid() == 0 {
+		return m.Run()
+	}
+	mode, err := userns.Detect()
+	if err == nil {
+		var status int
+		if status, err = userns.Enter(context.Background(), mode); err == nil {
+			return status
+		}
+	}
+	fmt.Println("SKIP: files cannot be given to root here:", err)
+	return 0
 }
 
 // Become has cmd run as u, in addition to what its environment is set to.

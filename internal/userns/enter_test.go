@@ -73,6 +73,9 @@ func probe(name string) {
 			fmt.Print(m, " ")
 		}
 	}
+	if userns.Gather().ForeignMounts {
+		fmt.Print("foreign mounts")
+	}
 	os.Exit(0)
 }
 
@@ -435,6 +438,26 @@ func TestProbe(t *testing.T) {
 		out, err := cmd.CombinedOutput()
 		if got := strings.TrimSpace(string(out)); got != works {
 			t.Errorf("root without %q: works %q, want %q (%v)", caps, got, works, err)
+		}
+	}
+}
+
+// Root of a user namespace whose mounts are those of another goes on to a namespace with its own, as after "unshare --user --map-root-user".
+func TestMountsOfAnother(t *testing.T) {
+	for flags, works := range map[uintptr]string{
+		unix.CLONE_NEWUSER:                    "subids single chroot foreign mounts",
+		unix.CLONE_NEWUSER | unix.CLONE_NEWNS: "root subids single chroot",
+	} {
+		cmd := exec.Command("/proc/self/exe", "all")
+		cmd.Env = append(os.Environ(), modeVariable+"=probe")
+		cmd.SysProcAttr = &syscall.SysProcAttr{
+			Cloneflags:  flags,
+			UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
+			GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
+		}
+		out, err := cmd.CombinedOutput()
+		if got := strings.TrimSpace(string(out)); got != works {
+			t.Errorf("%#x: works %q, want %q (%v)", flags, got, works, err)
 		}
 	}
 }

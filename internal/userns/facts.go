@@ -36,6 +36,8 @@ type Facts struct {
 
 	Container string   `json:"container"` // what kind of container this is in, as far as it shows
 	Masked    []string `json:"masked"`    // mounts over parts of /proc: then no other proc can be mounted
+
+	ForeignMounts bool `json:"foreignMounts"` // the mounts belong to a user namespace above: this process can make none
 }
 
 // Gather looks at this host. It starts no process and changes nothing.
@@ -51,7 +53,7 @@ func Gather() Facts {
 		AppArmorRestrict:  setting("kernel/apparmor_restrict_unprivileged_userns"),
 		NewUIDMap:         describeHelper("newuidmap"), NewGIDMap: describeHelper("newgidmap"),
 		SubUIDs: describeRanges("/etc/subuid"), SubGIDs: describeRanges("/etc/subgid"),
-		Container: container(), Masked: masked(),
+		Container: container(), Masked: masked(), ForeignMounts: foreignMounts(),
 	}
 	return f
 }

@@ -189,10 +189,25 @@ func checkRoot() error {
 	case !capable(unix.CAP_SYS_ADMIN):
 		e.Cause = errors.New("this process has no CAP_SYS_ADMIN")
 		e.Hint = "docker run --cap-add SYS_ADMIN --security-opt apparmor=unconfined"
+	case foreignMounts():
+		e.Cause = errors.New("the mounts here belong to another user namespace")
+		e.Hint = "unshare --user --map-root-user --mount"
 	default:
 		return nil
 	}
 	return e
+}
+
+// foreignMounts reports whether the mount namespace of this process belongs to a user namespace above its own, as after "unshare --user": who is root
+// there mounts nothing.
+func foreignMounts() bool {
+	mounts, err := os.Open("/proc/self/ns/mnt")
+	if err != nil {
+		return false
+	}
+	defer mounts.Close()
+	_, err = unix.IoctlRetInt(int(mounts.Fd()), unix.NS_GET_USERNS)
+	return err == unix.EPERM
 }
 
 func checkChroot() error {
