@@ -230,25 +230,13 @@ func join(dir, name string) string {
 
 // below copies what the source selects of the folder from to the directory dest.
 func (c *copier) below(from, dest string, src llb.Source) error {
-	list, err := selectBelow(c.ctx, c.from, from, c.op, src)
-	if err != nil {
-		return err
-	}
-	for _, s := range list {
-		if err := context.Cause(c.ctx); err != nil {
-			return err
-		}
+	return selectBelow(c.ctx, c.from, from, c.op, src, func(s selected) error {
 		to := join(dest, relative(from, s.Path))
 		if s.passed {
-			err = c.pass(*s.Entry, to)
-		} else {
-			err = c.entry(*s.Entry, to)
+			return c.pass(s.Entry, to)
 		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+		return c.entry(s.Entry, to)
+	})
 }
 
 // pass makes a directory that is only on the way to what is copied. One that is there keeps its owner, as on BuildKit.
@@ -276,7 +264,6 @@ func (c *copier) entry(e snapshot.Entry, to string) error {
 		}
 		return fmt.Errorf("cannot replace to directory /%s with file", to)
 	}
-	open := func() (io.ReadCloser, error) { return c.from.Open(e) }
 	n := c.dress(e, to)
 	if e.Type == snapshot.Regular {
 		if first, ok := c.names[e.Inode]; ok && e.Inode != "" {
@@ -287,7 +274,21 @@ func (c *copier) entry(e snapshot.Entry, to string) error {
 			return err
 		}
 	}
-	return c.out.Put(n, open)
+	return c.out.Put(n, opener(c.from, e.Path))
+}
+
+// opener returns what opens the file at p in t. It is kept for each file that is copied: the entry, which t has, would take five times the memory.
+func opener(t snapshot.Tree, p string) func() (io.ReadCloser, error) {
+	return func() (io.ReadCloser, error) {
+		e, ok, err := t.Lstat(p)
+		if err == nil && !ok {
+			err = fmt.Errorf("%s: %w", p, snapshot.ErrChanged)
+		}
+		if err != nil {
+			return nil, err
+		}
+		return t.Open(e)
+	}
 }
 
 // dress returns e as it is in the image.

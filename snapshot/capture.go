@@ -135,7 +135,7 @@ func (c *capturer) ownLink(dir int, name string, e *Entry) error {
 		e.UID, e.GID = int(m.UID), int(m.GID)
 		return err
 	case c.known != nil:
-		if k := c.known.get(e.Path); k != nil && k.Type == e.Type {
+		if k, ok := c.known.get(e.Path); ok && k.Type == e.Type {
 			e.UID, e.GID = k.UID, k.GID
 		}
 	}
@@ -202,7 +202,7 @@ func (c *capturer) file(dir int, name string, st *unix.Stat_t, e Entry) error {
 	}
 	e.Size = st.Size
 	if c.known != nil && !c.rehash {
-		if k := c.known.get(e.Path); k != nil && k.Type == Regular && k.Size == e.Size {
+		if k, ok := c.known.get(e.Path); ok && k.Type == Regular && k.Size == e.Size {
 			e.Digest = k.Digest
 		}
 	}
