@@ -16,17 +16,27 @@ import (
 // is unpacked for it: the layer is written as a tar at once. It is not safe for concurrent use.
 type Changes struct {
 	base *View
-	// put holds all that was put, and files of it which of the contents is that of a Regular entry.
+	// put holds all that was put, and files of it which of the contents is that of a Regular entry; what is below 0 is one of the origins,
+	// counted from -1.
 	put   List
 	files []int32
 	// at is the place of what counts, by path: the last that was put there.
 	at       map[string]int32
 	contents []content
+	origins  []*Origin
 }
 
 // A content gives the bytes of a file. The names of one file have the same, so that each name can be
 // replaced without the others; which of them is the file is only said when the layer is written.
 type content func() (io.ReadCloser, error)
+
+// An Origin gives the bytes of many files, by the paths that they have in the layer.
+type Origin func(p string) (io.ReadCloser, error)
+
+// content returns that of the file at p.
+func (o *Origin) content(p string) content {
+	return func() (io.ReadCloser, error) { return (*o)(p) }
+}
 
 // NewChanges returns no changes yet on top of base.
 func NewChanges(base *View) *Changes {
@@ -61,8 +71,20 @@ func (c *Changes) Put(e Entry, open func() (io.ReadCloser, error)) error {
 		return fmt.Errorf("hard link %q names %q, which is no file of the layer", e.Path, e.Link)
 	}
 	n := c.put.At(int(i))
+	if o := c.files[i]; o < 0 { // from now on it has more than one name
+		c.contents = append(c.contents, c.origins[^o].content(n.Path))
+		c.files[i] = int32(len(c.contents) - 1)
+	}
 	n.Path = e.Path
 	return c.place(n, c.files[i])
+}
+
+// PutFrom is Put for one of many files from one origin. It keeps next to nothing for each.
+func (c *Changes) PutFrom(e Entry, o *Origin) error {
+	if n := len(c.origins); n == 0 || c.origins[n-1] != o {
+		c.origins = append(c.origins, o)
+	}
+	return c.place(e, ^int32(len(c.origins)-1))
 }
 
 // place puts e, with one of the contents.
@@ -154,28 +176,27 @@ func (c *Changes) complete() error {
 }
 
 // each calls f for what the layer holds, in order. The first name of a file is the one that is a file, and the others are hard links to
-// it: whoever extracts the layer finds the file before its links.
+// it: whoever extracts the layer finds the file before its links. It can be called once: what was told is forgotten, for the layer that is made of it
+// takes as much memory.
 func (c *Changes) each(f func(e Entry, open content) error) error {
 	if err := c.complete(); err != nil {
 		return err
 	}
 	order := c.put.sorted(slices.AppendSeq(make([]int32, 0, len(c.at)), maps.Values(c.at)))
-	first := make([]int32, len(c.contents)) // by content: the place of the first name, and 1
-	for _, i := range order {
-		e := c.put.At(int(i))
-		if e.Type != Regular {
-			if err := f(e, nil); err != nil {
-				return err
-			}
-			continue
+	c.at = nil
+	first := map[int32]string{} // by content
+	for e, i := range c.put.drain(order) {
+		var open content
+		switch file := c.files[i]; {
+		case e.Type != Regular:
+		case file < 0:
+			open = c.origins[^file].content(e.Path)
+		case first[file] != "":
+			e = Entry{Path: e.Path, Type: Hardlink, Link: first[file], Mode: e.Mode, UID: e.UID, GID: e.GID, Mtime: e.Mtime}
+		default:
+			open, first[file] = c.contents[file], e.Path
 		}
-		file := c.files[i]
-		if name := first[file]; name != 0 {
-			e = Entry{Path: e.Path, Type: Hardlink, Link: c.put.path(int(name - 1)), Mode: e.Mode, UID: e.UID, GID: e.GID, Mtime: e.Mtime}
-		} else {
-			first[file] = i + 1
-		}
-		if err := f(e, c.contents[file]); err != nil {
+		if err := f(e, open); err != nil {
 			return err
 		}
 	}

@@ -128,6 +128,25 @@ func (l *List) sorted(indexes []int32) []int32 {
 	return indexes
 }
 
+// drain returns the entries with the given indexes, in that order, and forgets them on the way.
+func (l *List) drain(order []int32) iter.Seq2[Entry, int32] {
+	return func(yield func(Entry, int32) bool) {
+		left := make([]int, len(l.blocks))
+		for _, i := range order {
+			left[l.places[i].block]++
+		}
+		for _, i := range order {
+			e, block := l.At(int(i)), l.places[i].block
+			if left[block]--; left[block] == 0 {
+				l.blocks[block] = nil
+			}
+			if !yield(e, i) {
+				return
+			}
+		}
+	}
+}
+
 // A decoder reads the parts of a TOC; after the first that is not there it is bad and gives zeros. Strings are cut out of the text, not copied.
 type decoder struct {
 	rest string
