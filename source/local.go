@@ -149,6 +149,7 @@ func (l *Local) list(p string, d *localDir) error {
 		d.add(name, &e, st)
 	}
 	d.read, d.gone = true, known.end()
+	l.index.drop(p)
 	return nil
 }
 

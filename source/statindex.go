@@ -52,13 +52,13 @@ func (s stamp) seconds() int64 { return time.Unix(0, s.mtime).Unix() }
 func (s stamp) inode() string { return fmt.Sprintf("%x:%x", s.dev, s.ino) }
 
 // A StatIndex remembers the digests of a folder's files, so that an unchanged file costs a stat
-// and not its bytes. A nil index remembers nothing. It is safe for concurrent use.
+// and not its bytes. A nil index remembers nothing. It belongs to one Local.
 type StatIndex struct {
 	store *cache.Store
 	name  string
 	now   func() time.Time
 
-	folders map[string][]byte // as they were read: who lists a folder reads its files one after the other
+	folders map[string][]byte // those that were not read to their end, as the file has them: who lists a folder reads its files one after the other
 }
 
 type indexed struct {
@@ -72,6 +72,9 @@ func OpenStatIndex(store *cache.Store, dir string) *StatIndex {
 	x := &StatIndex{store: store, name: filepath.Join("contexts", h[:2], h[2:]), now: time.Now}
 	if b, err := store.ReadFile(x.name); err == nil {
 		x.folders = parseStatIndex(b)
+		for dir, files := range x.folders {
+			x.folders[dir] = bytes.Clone(files) // each can be dropped
+		}
 	}
 	return x
 }
@@ -88,6 +91,13 @@ func (x *StatIndex) folder(dir string) *remembered {
 		return &remembered{}
 	}
 	return &remembered{rest: x.folders[dir]}
+}
+
+// drop forgets a folder that was read: who read it knows more.
+func (x *StatIndex) drop(dir string) {
+	if x != nil {
+		delete(x.folders, dir)
+	}
 }
 
 // take returns the record of a file, or nil.

@@ -160,6 +160,7 @@ func (a *app) prepare(ctx context.Context, p *plan) error {
 
 // solve makes the outputs, within the limit of the store, and records how it went.
 func (a *app) solve(ctx context.Context, p *plan) (results []*exporter.Result, err error) {
+	boundHeap()
 	_ = a.disk.CleanTemp()
 	var end func(context.Context)
 	p.enforce, end = a.limitStore(p)
