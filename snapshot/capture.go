@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/seed0570efb0/build/internal/owners"
+	"github.com/seed0570efb0/build/internal/sparse"
 )
 
 // A LinkOwner tells who owns a symbolic link or a pipe of a marked tree; the file is base in the folder dir, and at
@@ -215,7 +216,7 @@ func (c *capturer) file(dir int, name string, st *unix.Stat_t, e Entry) error {
 		}
 		return err
 	}
-	return c.w.Add(e, stoppable{c.ctx, f})
+	return c.w.Add(e, stoppable{c.ctx, sparse.NewReader(f, st)})
 }
 
 // readXattrs returns the extended attributes that images keep, and whether overlayfs marked a directory as opaque.

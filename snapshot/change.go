@@ -7,6 +7,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/seed0570efb0/build/internal/sparse"
 )
 
 // An upper directory holds more than what a step has changed, and what more depends on the kernel: files that were
@@ -24,7 +26,7 @@ func (c *capturer) unchanged(f *os.File, st *unix.Stat_t, e *Entry) (bool, error
 		return false, err
 	}
 	h := sha256.New()
-	if _, err := io.Copy(h, stoppable{c.ctx, f}); err != nil {
+	if _, err := io.Copy(h, stoppable{c.ctx, sparse.NewReader(f, st)}); err != nil {
 		return false, err
 	}
 	h.Sum(e.Digest[:0])

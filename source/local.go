@@ -17,6 +17,7 @@ import (
 
 	"github.com/seed0570efb0/build/internal/digest"
 	"github.com/seed0570efb0/build/internal/safefs"
+	"github.com/seed0570efb0/build/internal/sparse"
 	"github.com/seed0570efb0/build/snapshot"
 )
 
@@ -248,25 +249,35 @@ func (l *Local) Open(e snapshot.Entry) (io.ReadCloser, error) {
 	return f, nil
 }
 
+// An opened file is read without its holes.
+type opened struct {
+	io.Reader
+	file *os.File
+}
+
+// Close implements io.Closer.
+func (o opened) Close() error { return o.file.Close() }
+
 // open opens the file of an entry. What cannot be opened is empty, and has no stamp.
-func (l *Local) open(e snapshot.Entry) (*os.File, stamp, error) {
+func (l *Local) open(e snapshot.Entry) (opened, stamp, error) {
 	f, err := l.root.OpenFile(e.Path)
 	if errors.Is(err, unix.ENXIO) { // a socket
 		f, err = os.Open(os.DevNull)
-		return f, stamp{}, err
+		return opened{f, f}, stamp{}, err
 	}
 	if err != nil {
-		return nil, stamp{}, err
+		return opened{}, stamp{}, err
 	}
-	st, err := stampOf(f)
-	if err == nil && (st.size != e.Size || st.seconds() != e.Mtime) {
+	st, err := statOf(f)
+	now := makeStamp(&st)
+	if err == nil && (now.size != e.Size || now.seconds() != e.Mtime) {
 		err = fmt.Errorf("%s: %w", filepath.Join(l.dir, e.Path), snapshot.ErrChanged)
 	}
 	if err != nil {
 		f.Close()
-		return nil, stamp{}, err
+		return opened{}, stamp{}, err
 	}
-	return f, st, nil
+	return opened{sparse.NewReader(f, &st), f}, now, nil
 }
 
 // Digest implements snapshot.Tree.
@@ -315,8 +326,8 @@ func (l *Local) hash(ctx context.Context, e snapshot.Entry) (digest.Digest, stam
 	if err != nil || before == (stamp{}) {
 		return d, before, err
 	}
-	after, err := stampOf(f)
-	if err == nil && after != before {
+	after, err := statOf(f.file)
+	if err == nil && makeStamp(&after) != before {
 		err = fmt.Errorf("%s: %w", filepath.Join(l.dir, e.Path), snapshot.ErrChanged)
 	}
 	return d, before, err

@@ -195,6 +195,53 @@ func TestFileThatChangesIsAnError(t *testing.T) {
 	}
 }
 
+// A file with holes is the file with zeros, on whatever file system.
+func TestHolesAreZeros(t *testing.T) {
+	dir := t.TempDir()
+	for name, zero := range map[string]func(f *os.File) error{
+		"holes": func(f *os.File) error { return f.Truncate(5 << 20) },
+		"zeros": func(f *os.File) error { _, err := f.Write(make([]byte, 5<<20)); return err },
+	} {
+		f, err := os.Create(filepath.Join(dir, name))
+		if err == nil {
+			err = zero(f)
+		}
+		if err == nil {
+			_, err = f.WriteAt([]byte("data"), 3<<20)
+		}
+		if err == nil {
+			err = f.Close()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	l := local(t, dir, nil, nil)
+	var digests []digest.Digest
+	for _, name := range []string{"holes", "zeros"} {
+		e, _, err := l.Lstat(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := l.Digest(t.Context(), e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := l.Open(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(r)
+		if err := errors.Join(err, r.Close()); err != nil || digest.Of(b) != d {
+			t.Errorf("%s: %d bytes are read that have not its digest: %v", name, len(b), err)
+		}
+		digests = append(digests, d)
+	}
+	if digests[0] != digests[1] {
+		t.Error("a hole is not hashed as zeros")
+	}
+}
+
 func TestStatIndex(t *testing.T) {
 	disk, err := cache.Open(t.TempDir())
 	if err != nil {

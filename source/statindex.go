@@ -29,12 +29,11 @@ type stamp struct {
 	dev, ino     uint64
 }
 
-func stampOf(f *os.File) (stamp, error) {
-	var st unix.Stat_t
+func statOf(f *os.File) (st unix.Stat_t, err error) {
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return stamp{}, &os.PathError{Op: "stat", Path: f.Name(), Err: err}
+		return st, &os.PathError{Op: "stat", Path: f.Name(), Err: err}
 	}
-	return makeStamp(&st), nil
+	return st, nil
 }
 
 func makeStamp(st *unix.Stat_t) stamp {
