@@ -277,7 +277,7 @@ func (l *Local) open(e snapshot.Entry) (opened, stamp, error) {
 		f.Close()
 		return opened{}, stamp{}, err
 	}
-	return opened{sparse.NewReader(f, &st), f}, now, nil
+	return opened{sparse.NewReader(int(f.Fd()), &st), f}, now, nil
 }
 
 // Digest implements snapshot.Tree.
