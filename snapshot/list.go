@@ -103,11 +103,11 @@ func (l *List) find(p string) (int, bool) {
 	return lo, lo < len(l.places) && l.path(lo) == p
 }
 
-// parse makes l the n entries that d begins with, which must be ordered.
-func (l *List) parse(d *decoder, n uint64) bool {
+// parse makes l the n entries that b holds, which must be ordered.
+func (l *List) parse(b []byte, n uint64) bool {
 	block := &strings.Builder{}
-	block.WriteString(d.rest) // of one size, and nothing else is kept with it
-	d.rest = block.String()
+	block.Write(b)
+	d := decoder{rest: block.String()}
 	*l = List{blocks: []*strings.Builder{block}, places: make([]position, 0, n), size: block.Len()}
 	last := ""
 	for i := range n {

@@ -148,13 +148,12 @@ func ParseTOC(b []byte) (*TOC, error) {
 	if got := sha256.Sum256(body); !bytes.Equal(got[:], sum) {
 		return nil, errTOC
 	}
-	d := decoder{rest: string(body[len(tocMagic):])}
+	body = body[len(tocMagic):]
+	head := string(body[:min(len(body), 2*sha256.Size+2*binary.MaxVarintLen64+1)])
+	d := decoder{rest: head}
 	t := &TOC{DiffID: d.digest(), Content: d.digest(), Size: d.varint(), Opaque: d.byte() == 1}
 	n := d.uvarint()
-	if n > uint64(len(b)) || d.bad {
-		return nil, errTOC
-	}
-	if !t.Entries.parse(&d, n) {
+	if d.bad || n > uint64(len(b)) || !t.Entries.parse(body[len(head)-len(d.rest):], n) {
 		return nil, errTOC
 	}
 	return t, nil

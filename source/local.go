@@ -123,6 +123,11 @@ func (l *Local) list(p string, d *localDir) error {
 	slices.Sort(names)
 	known := l.index.folder(p)
 	d.files = make([]localFile, 0, len(names))
+	total := 0
+	for _, name := range names {
+		total += len(name)
+	}
+	d.names.Grow(total)
 	for _, name := range names {
 		path := name
 		if p != "." {
