@@ -241,7 +241,7 @@ const batch = 1024
 func (r *reading) read(root string, p part) error {
 	r.parts = append(r.parts, p)
 	names := map[string]string{} // inode -> first name
-	list := make([]selected, 0, 16)
+	var list []selected
 	hash := func() error {
 		if err := r.digests(list); err != nil {
 			return err
