@@ -35,7 +35,7 @@ var allowed = map[string][]string{
 	"executor/sandbox/uplink":  {},
 	"history":                  {"cache", "llb", "snapshot", "solver"},
 	"snapshot":                 {"cache", "internal/owners", "internal/safefs", "internal/sparse"},
-	"source":                   {"cache", "internal/reference", "internal/safefs", "llb", "snapshot"},
+	"source":                   {"cache", "internal/reference", "internal/safefs", "internal/sparse", "llb", "snapshot"},
 	"collect":                  {"cache", "snapshot", "source"},
 	"exporter":                 {"cache", "internal/reference", "internal/safefs", "snapshot", "source"},
 	"internal/digest":          {},

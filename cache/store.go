@@ -9,9 +9,11 @@
 package cache
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -90,16 +92,37 @@ func (s *Store) path(elem ...string) string {
 // WriteFile writes a file of the store, named relative to it, so that it is
 // there as a whole or not at all, unless the machine goes down: then it may be cut or empty, and what it replaced gone.
 func (s *Store) WriteFile(name string, data []byte) error {
-	return s.writeFile(name, data, func(*os.File) error { return nil })
+	return s.writeFile(name, func(f *os.File) error { return writeAll(f, data) })
+}
+
+// WriteStream is WriteFile for what write writes, which need not be in memory as a whole.
+func (s *Store) WriteStream(name string, write func(w io.Writer) error) error {
+	return s.writeFile(name, func(f *os.File) error {
+		out := bufio.NewWriterSize(f, 64<<10)
+		if err := write(out); err != nil {
+			return err
+		}
+		return out.Flush()
+	})
 }
 
 // WriteLasting is WriteFile for what nobody can make again: whenever the machine goes down, there is the file or what it
 // replaced.
 func (s *Store) WriteLasting(name string, data []byte) error {
-	return s.writeFile(name, data, (*os.File).Sync)
+	return s.writeFile(name, func(f *os.File) error {
+		if err := writeAll(f, data); err != nil {
+			return err
+		}
+		return f.Sync()
+	})
 }
 
-func (s *Store) writeFile(name string, data []byte, settle func(*os.File) error) error {
+func writeAll(f *os.File, data []byte) error {
+	_, err := f.Write(data)
+	return err
+}
+
+func (s *Store) writeFile(name string, write func(*os.File) error) error {
 	dir, err := s.desk.folder(s)
 	if err != nil {
 		return err
@@ -108,9 +131,7 @@ func (s *Store) writeFile(name string, data []byte, settle func(*os.File) error)
 	if err != nil {
 		return err
 	}
-	if _, err = f.Write(data); err == nil {
-		err = settle(f)
-	}
+	err = write(f)
 	if err1 := f.Close(); err == nil {
 		err = err1
 	}

@@ -43,13 +43,13 @@ type Checked struct {
 
 // Check reads the whole store and compares it with what its names say. Builds may be running.
 func (c *Collector) Check(ctx context.Context, how Check) (*Checked, error) {
-	k := &checker{Collector: c, Check: how}
+	k := &checker{Collector: c, Check: how, tampered: map[digest.Digest]bool{}}
 	if how.Repair {
 		if err := c.Disk.CleanTemp(); err != nil {
 			return nil, err
 		}
 	}
-	for _, step := range []func(context.Context) error{k.blobs, k.layers, k.chains, k.entries, k.records, k.images} {
+	for _, step := range []func(context.Context) error{k.blobs, k.layers, k.chains, k.entries, k.derived, k.records, k.images} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -60,7 +60,8 @@ func (c *Collector) Check(ctx context.Context, how Check) (*Checked, error) {
 type checker struct {
 	*Collector
 	Check
-	seen Checked
+	seen     Checked
+	tampered map[digest.Digest]bool // layers with a tree that is not what it was
 }
 
 // damaged tells about one damage, and removes it.
@@ -91,6 +92,37 @@ func (k *checker) entries(ctx context.Context) error {
 			err = k.dangling(ctx, e)
 		}
 		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// derived tells about entries that lead to what was made on a tampered tree: the keys are those of what is made on a sound one. What a step took from
+// such a tree without being made on it was compared as it was read, but for what its process saw in a mount.
+func (k *checker) derived(context.Context) error {
+	if len(k.tampered) == 0 {
+		return nil
+	}
+	known := map[digest.Digest]bool{}
+	var on func(id digest.Digest) bool // reports whether a tampered layer is in a chain
+	on = func(id digest.Digest) bool {
+		if is, ok := known[id]; ok {
+			return is
+		}
+		c, err := k.Layers.Chain(id)
+		known[id] = err == nil && (k.tampered[c.Layer] || on(c.Parent))
+		return known[id]
+	}
+	for e, err := range k.Disk.Entries() {
+		if err != nil {
+			return err
+		}
+		c, err := k.Layers.Chain(e.Result)
+		if e.Result.IsZero() || err != nil || !on(c.Parent) {
+			continue
+		}
+		if err := k.damaged(e.Key.File(), errors.New("it leads to what was made on a damaged tree")); err != nil {
 			return err
 		}
 	}
@@ -142,7 +174,10 @@ func (k *checker) layers(ctx context.Context) error {
 			return err
 		}
 		k.seen.Layers++
-		unread, err := k.Layers.CheckLayer(ctx, id, k.Trees, k.damaged)
+		unread, err := k.Layers.CheckLayer(ctx, id, k.Trees, func(name string, problem error) error {
+			k.tampered[id] = k.tampered[id] || errors.Is(problem, snapshot.ErrTampered)
+			return k.damaged(name, problem)
+		})
 		if err != nil {
 			return err
 		}

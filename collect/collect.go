@@ -62,6 +62,8 @@ type Policy struct {
 	Keep int64
 	// Goal is how much it takes after an eviction, if more than Keep was there.
 	Goal int64
+	// Space, when it says anything, is where Keep and Goal come from.
+	Space Space
 	// Why is how people are told: "evicted 2 hours ago by the size limit".
 	Why string
 }
@@ -117,6 +119,14 @@ func (c *Collector) evict(ctx context.Context, p Policy) (*Report, error) {
 		inv, err := c.inventory(held)
 		if err != nil {
 			return err
+		}
+		if p.Space != (Space{}) {
+			free, err := free(c.Disk.Root())
+			if err != nil {
+				return err
+			}
+			p.Keep = p.Space.keep(inv.Total, free)
+			p.Goal = p.Keep
 		}
 		r.Evicted = choose(inv, p, c.Now())
 		e := &eviction{Collector: c, inv: inv, trash: trash, policy: p}

@@ -91,7 +91,8 @@ func (x *Executor) cacheMount(ctx context.Context, v *llb.Vertex, m *llb.Mount, 
 		if cm.from, err = sourceOf(cm.seed, m); err != nil {
 			return nil, err
 		}
-		if err := hashTree(ctx, &reading{Hasher: h}, cm.seed, cm.from); err != nil {
+		seed := &reading{Hasher: h, ctx: ctx, tree: cm.seed}
+		if err := seed.all(cm.from); err != nil {
 			return nil, err
 		}
 	}

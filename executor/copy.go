@@ -213,7 +213,8 @@ func (c *copier) source(m match, src llb.Source) error {
 	} else if err := c.out.MkdirAll(path.Dir(dest), c.newDir()); err != nil {
 		return err
 	}
-	return c.entry(m.entry, dest)
+	origin := snapshot.Origin(func(string) (io.ReadCloser, error) { return openAt(c.from, m.entry.Path) })
+	return c.entry(m.entry, dest, &origin)
 }
 
 // isDirPath reports whether a destination can only mean a directory.
@@ -230,25 +231,14 @@ func join(dir, name string) string {
 
 // below copies what the source selects of the folder from to the directory dest.
 func (c *copier) below(from, dest string, src llb.Source) error {
-	list, err := selectBelow(c.ctx, c.from, from, c.op, src)
-	if err != nil {
-		return err
-	}
-	for _, s := range list {
-		if err := context.Cause(c.ctx); err != nil {
-			return err
-		}
+	origin := snapshot.Origin(func(p string) (io.ReadCloser, error) { return openAt(c.from, join(from, relative(dest, p))) })
+	return selectBelow(c.ctx, c.from, from, c.op, src, func(s selected) error {
 		to := join(dest, relative(from, s.Path))
 		if s.passed {
-			err = c.pass(*s.Entry, to)
-		} else {
-			err = c.entry(*s.Entry, to)
+			return c.pass(s.Entry, to)
 		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+		return c.entry(s.Entry, to, &origin)
+	})
 }
 
 // pass makes a directory that is only on the way to what is copied. One that is there keeps its owner, as on BuildKit.
@@ -256,7 +246,7 @@ func (c *copier) pass(e snapshot.Entry, to string) error {
 	old, exists, err := c.out.Lstat(to)
 	if err != nil || !exists || old.Type != snapshot.Dir {
 		if err == nil {
-			err = c.entry(e, to)
+			err = c.entry(e, to, nil)
 		}
 		return err
 	}
@@ -264,8 +254,8 @@ func (c *copier) pass(e snapshot.Entry, to string) error {
 	return c.out.Put(old, nil)
 }
 
-// entry copies e to the path to; what is in a directory is entries of its own.
-func (c *copier) entry(e snapshot.Entry, to string) error {
+// entry copies e, a file of origin, to the path to; what is in a directory is entries of its own.
+func (c *copier) entry(e snapshot.Entry, to string, origin *snapshot.Origin) error {
 	old, exists, err := c.out.Lstat(to)
 	if err != nil {
 		return err
@@ -276,18 +266,31 @@ func (c *copier) entry(e snapshot.Entry, to string) error {
 		}
 		return fmt.Errorf("cannot replace to directory /%s with file", to)
 	}
-	open := func() (io.ReadCloser, error) { return c.from.Open(e) }
 	n := c.dress(e, to)
 	if e.Type == snapshot.Regular {
 		if first, ok := c.names[e.Inode]; ok && e.Inode != "" {
 			return c.out.Put(snapshot.Entry{Path: to, Type: snapshot.Hardlink, Link: first, Mode: n.Mode, UID: n.UID, GID: n.GID, Mtime: n.Mtime}, nil)
 		}
-		c.names[e.Inode] = to
+		if e.Inode != "" {
+			c.names[e.Inode] = to
+		}
 		if n.Digest, err = c.from.Digest(c.ctx, e); err != nil {
 			return err
 		}
 	}
-	return c.out.Put(n, open)
+	return c.out.PutFrom(n, origin)
+}
+
+// openAt opens the file at p in t.
+func openAt(t snapshot.Tree, p string) (io.ReadCloser, error) {
+	e, ok, err := t.Lstat(p)
+	if err == nil && !ok {
+		err = fmt.Errorf("%s: %w", p, snapshot.ErrChanged)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return t.Open(e)
 }
 
 // dress returns e as it is in the image.

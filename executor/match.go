@@ -2,6 +2,7 @@ package executor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"path/filepath"
@@ -105,22 +106,34 @@ func globIn(t snapshot.Tree, dir, elem string) ([]string, error) {
 // A reading is what a step reads of one input, on its way into a hasher.
 type reading struct {
 	*digest.Hasher
+	ctx   context.Context
+	tree  snapshot.Tree
 	parts []part
 }
 
-// A part of a reading is a list of entries, of which some metadata is replaced.
+// A part of a reading is a walk over entries, of which some metadata is replaced. It can be taken again: the entries are not kept.
 type part struct {
-	list []selected
+	walk func(yield func(selected) error) error
 	replaced
 }
 
-// entries are all that was read, as it was hashed but for the paths, which are those in the tree.
+// errEnough ends a walk.
+var errEnough = errors.New("nobody asks for more")
+
+// entries are all that was read, as it was hashed but for the paths, which are those in the tree. What has changed since is left out.
 func (r *reading) entries(yield func(snapshot.Entry) bool) {
 	for _, p := range r.parts {
-		for _, s := range p.list {
-			if !yield(p.counted(s)) {
-				return
+		err := p.walk(func(s selected) (err error) {
+			if s.Type == snapshot.Regular && s.Digest.IsZero() {
+				s.Digest, err = r.tree.Digest(r.ctx, s.Entry)
 			}
+			if err == nil && !yield(p.counted(s)) {
+				err = errEnough
+			}
+			return err
+		})
+		if err != nil {
+			return
 		}
 	}
 }
@@ -131,17 +144,17 @@ func (x *Executor) selection(ctx context.Context, v *llb.Vertex, input int, t sn
 	if t == nil {
 		return digest.Digest{}, fmt.Errorf("input %d of %s is not one that files are read from", input, v.Meta().Label)
 	}
-	r := &reading{Hasher: digest.NewHasher("selection/v1")}
+	r := &reading{Hasher: digest.NewHasher("selection/v1"), ctx: ctx, tree: t}
 	var err error
 	switch op := v.Op().(type) {
 	case *llb.File:
 		for _, a := range op.Actions {
 			if c, ok := a.(*llb.Copy); ok && c.From == input && err == nil {
-				err = hashSources(ctx, r, t, c)
+				err = r.sources(c)
 			}
 		}
 	case *llb.Exec:
-		err = hashMounts(ctx, r, t, op, input)
+		err = r.mounts(op, input)
 	}
 	if err != nil {
 		return digest.Digest{}, err
@@ -153,16 +166,17 @@ func (x *Executor) selection(ctx context.Context, v *llb.Vertex, input int, t sn
 	return d, nil
 }
 
-func hashSources(ctx context.Context, r *reading, t snapshot.Tree, c *llb.Copy) error {
+// sources reads what c takes.
+func (r *reading) sources(c *llb.Copy) error {
 	for _, src := range c.Sources {
-		found, err := matches(t, src)
+		found, err := matches(r.tree, src)
 		if err != nil {
 			return err
 		}
 		r.Int("matches", int64(len(found)))
 		for _, m := range found {
 			r.String("name", m.name)
-			if err := hashSource(ctx, r, t, m.entry, c, src); err != nil {
+			if err := r.source(m.entry, c, src); err != nil {
 				return err
 			}
 		}
@@ -170,22 +184,20 @@ func hashSources(ctx context.Context, r *reading, t snapshot.Tree, c *llb.Copy) 
 	return nil
 }
 
-// hashSource writes what c takes of a match of src into r. Of a folder that is what is in it, not its metadata.
-func hashSource(ctx context.Context, r *reading, t snapshot.Tree, root snapshot.Entry, c *llb.Copy, src llb.Source) error {
+// source reads what c takes of a match of src. Of a folder that is what is in it, not its metadata.
+func (r *reading) source(root snapshot.Entry, c *llb.Copy, src llb.Source) error {
 	mode, err := parseMode(c.Mode)
 	if err != nil {
 		return err
 	}
-	gone := replaced{mode: mode, owner: c.Owner != nil}
+	p := part{replaced: replaced{mode: mode, owner: c.Owner != nil}}
 	if root.Type != snapshot.Dir {
-		return hashEntries(ctx, r, t, root.Path, part{[]selected{{Entry: &root}}, gone})
+		p.walk = func(yield func(selected) error) error { return yield(selected{Entry: root}) }
+		return r.read(root.Path, p)
 	}
-	list, err := selectBelow(ctx, t, root.Path, c, src)
-	if err != nil {
-		return err
-	}
+	p.walk = func(yield func(selected) error) error { return selectBelow(r.ctx, r.tree, root.Path, c, src, yield) }
 	snapshot.HashEntry(r.Hasher, &snapshot.Entry{Path: ".", Type: snapshot.Dir})
-	return hashEntries(ctx, r, t, root.Path, part{list, gone})
+	return r.read(root.Path, p)
 }
 
 // A replaced says which metadata a Copy gives to all that it takes: what they had counts as far as it makes a difference.
@@ -196,7 +208,7 @@ type replaced struct {
 
 // counted returns s without what is replaced. A folder that is only passed may give its permission bits to one that is there.
 func (r replaced) counted(s selected) snapshot.Entry {
-	e := *s.Entry
+	e := s.Entry
 	switch {
 	case e.Type == snapshot.Symlink, s.passed:
 	case r.mode.bits != nil:
@@ -210,53 +222,71 @@ func (r replaced) counted(s selected) snapshot.Entry {
 	return e
 }
 
-// hashTree writes root and all below it into r.
-func hashTree(ctx context.Context, r *reading, t snapshot.Tree, root snapshot.Entry) error {
+// all reads root and all below it.
+func (r *reading) all(root snapshot.Entry) error {
+	return r.read(root.Path, part{walk: func(yield func(selected) error) error {
+		return snapshot.Walk(r.tree, root.Path, func(e snapshot.Entry) (bool, error) {
+			if err := context.Cause(r.ctx); err != nil {
+				return false, err
+			}
+			return true, yield(selected{Entry: e})
+		})
+	}})
+}
+
+// batch is how many entries are read before they are hashed.
+const batch = 1024
+
+// read hashes the entries of p without what is replaced, with paths relative to root, whose own place does not matter.
+func (r *reading) read(root string, p part) error {
+	r.parts = append(r.parts, p)
+	names := map[string]string{} // inode -> first name
 	var list []selected
-	err := snapshot.Walk(t, root.Path, func(e snapshot.Entry) (bool, error) {
-		list = append(list, selected{Entry: &e})
-		return true, context.Cause(ctx)
+	hash := func() error {
+		if err := r.digests(list); err != nil {
+			return err
+		}
+		for _, s := range list {
+			e := p.counted(s)
+			e.Path = relative(root, e.Path)
+			snapshot.HashEntry(r.Hasher, &e)
+			if e.Inode == "" {
+				continue
+			}
+			if first, ok := names[e.Inode]; ok {
+				r.String("hard link to", first)
+			} else {
+				names[e.Inode] = e.Path
+			}
+		}
+		list = list[:0]
+		return nil
+	}
+	err := p.walk(func(s selected) error {
+		if list = append(list, s); len(list) < batch {
+			return nil
+		}
+		return hash()
 	})
 	if err != nil {
 		return err
 	}
-	return hashEntries(ctx, r, t, root.Path, part{list: list})
+	return hash()
 }
 
-// hashEntries writes entries into r without what is replaced, with paths relative to root, whose own place does not
-// matter. The digests of many files are computed at once.
-func hashEntries(ctx context.Context, r *reading, t snapshot.Tree, root string, p part) error {
-	g, ctx := errgroup.WithContext(ctx)
+// digests gives entries the digests that they lack. Those of many files are computed at once.
+func (r *reading) digests(list []selected) error {
+	g, ctx := errgroup.WithContext(r.ctx)
 	g.SetLimit(hashers)
-	for i := range p.list {
-		if at := p.list[i].Entry; at.Type == snapshot.Regular && at.Digest.IsZero() {
-			e := *at
-			p.list[i].Entry = &e // the other one belongs to the tree
+	for i := range list {
+		if e := &list[i].Entry; e.Type == snapshot.Regular && e.Digest.IsZero() {
 			g.Go(func() (err error) {
-				e.Digest, err = t.Digest(ctx, e)
+				e.Digest, err = r.tree.Digest(ctx, *e)
 				return err
 			})
 		}
 	}
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	r.parts = append(r.parts, p)
-	names := map[string]string{} // inode -> first name
-	for _, s := range p.list {
-		e := p.counted(s)
-		e.Path = relative(root, e.Path)
-		snapshot.HashEntry(r.Hasher, &e)
-		if e.Inode == "" {
-			continue
-		}
-		if first, ok := names[e.Inode]; ok {
-			r.String("hard link to", first)
-		} else {
-			names[e.Inode] = e.Path
-		}
-	}
-	return nil
+	return g.Wait()
 }
 
 // relative returns p as seen from dir, which it is or is below.

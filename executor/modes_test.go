@@ -166,7 +166,7 @@ func (o *outcome) add(ctx context.Context, layers *snapshot.Store, root digest.D
 		return err
 	}
 	var list []string
-	for _, e := range toc.Entries {
+	for e := range toc.Entries.All() {
 		list = append(list, fmt.Sprintf("%c %04o %d:%d %s %q %d:%d %q", e.Type, e.Mode, e.UID, e.GID, e.Path, e.Link, e.Major, e.Minor, e.Xattrs))
 	}
 	o.Entries = append(o.Entries, list)

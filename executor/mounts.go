@@ -97,18 +97,18 @@ func showsAll(op *llb.Exec, input int) bool {
 	return false
 }
 
-// hashMounts writes what the mounts of op show of an input into r.
-func hashMounts(ctx context.Context, r *reading, t snapshot.Tree, op *llb.Exec, input int) error {
+// mounts reads what the mounts of op show of an input.
+func (r *reading) mounts(op *llb.Exec, input int) error {
 	for i := range op.Mounts {
 		m := &op.Mounts[i]
 		if m.From != input {
 			continue
 		}
-		found, err := sourceOf(t, m)
+		found, err := sourceOf(r.tree, m)
 		if err != nil {
 			return err
 		}
-		if err := hashTree(ctx, r, t, found); err != nil {
+		if err := r.all(found); err != nil {
 			return err
 		}
 	}

@@ -18,41 +18,48 @@ type selection struct {
 	root             string
 	include, exclude *patternmatcher.PatternMatcher // nil: everything, nothing
 	// way is the path that all matches of include are at or below.
-	way  string
-	list []selected
+	way   string
+	yield func(selected) error
+	found int
 }
 
-// A selected is an entry of a selection, which belongs to the tree. One that is only passed is a folder on the way to others.
+// A selected is an entry of a selection. One that is only passed is a folder on the way to others.
 type selected struct {
-	*snapshot.Entry
+	snapshot.Entry
 	passed bool
 }
 
 // A standing is what the patterns say of a folder, for what is in it.
 type standing struct{ include, exclude patternmatcher.MatchInfo }
 
-// selectBelow returns what c takes of src below root, a folder that src names, with folders before what they hold.
-func selectBelow(ctx context.Context, t snapshot.Tree, root string, c *llb.Copy, src llb.Source) ([]selected, error) {
-	s := &selection{ctx: ctx, tree: t, root: root, way: "."}
+// selectBelow calls yield for what c takes of src below root, a folder that src names, with folders before what they hold. It keeps
+// nothing of it: there may be hundreds of thousands.
+func selectBelow(ctx context.Context, t snapshot.Tree, root string, c *llb.Copy, src llb.Source, yield func(selected) error) error {
+	s := &selection{ctx: ctx, tree: t, root: root, way: ".", yield: yield}
 	var err error
 	if src.Include != "" {
 		if s.include, err = patternmatcher.New([]string{src.Include}); err != nil {
-			return nil, err
+			return err
 		}
 		s.way = wayTo(src.Include)
 	}
 	if len(c.Exclude) > 0 {
 		if s.exclude, err = patternmatcher.New(c.Exclude); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if err := s.children(root, standing{}, nil); err != nil {
-		return nil, err
+		return err
 	}
-	if len(s.list) == 0 && src.Required {
-		return nil, &NotFoundError{path.Join(src.Path, src.Include)}
+	if s.found == 0 && src.Required {
+		return &NotFoundError{path.Join(src.Path, src.Include)}
 	}
-	return s.list, nil
+	return nil
+}
+
+func (s *selection) add(e *snapshot.Entry, passed bool) error {
+	s.found++
+	return s.yield(selected{*e, passed})
 }
 
 // wayTo returns the path that every match of pattern is at or below, as far as it has no wildcards.
@@ -64,7 +71,7 @@ func wayTo(pattern string) string {
 	return path.Dir(pattern[:i] + "x")
 }
 
-// children adds what is in dir. The folders of passed are on the way to it, and not in the list yet.
+// children adds what is in dir. The folders of passed are on the way to it, and not added yet.
 func (s *selection) children(dir string, above standing, passed []*snapshot.Entry) error {
 	entries, err := s.tree.ReadDir(dir)
 	if err != nil {
@@ -81,15 +88,19 @@ func (s *selection) children(dir string, above standing, passed []*snapshot.Entr
 		}
 		if taken {
 			for _, p := range passed {
-				s.list = append(s.list, selected{p, true})
+				if err := s.add(p, true); err != nil {
+					return err
+				}
 			}
 			passed = nil
-			s.list = append(s.list, selected{e, false})
+			if err := s.add(e, false); err != nil {
+				return err
+			}
 		}
 		if !enter {
 			continue
 		}
-		before := len(s.list)
+		before := s.found
 		on := passed
 		if !taken {
 			on = append(passed[:len(passed):len(passed)], e)
@@ -97,7 +108,7 @@ func (s *selection) children(dir string, above standing, passed []*snapshot.Entr
 		if err := s.children(e.Path, below, on); err != nil {
 			return err
 		}
-		if len(s.list) > before {
+		if s.found > before {
 			passed = nil
 		}
 	}

@@ -2,6 +2,7 @@ package executor
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -46,7 +47,11 @@ func TestSelect(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			tree := &watched{Tree: x.Locals["context"]}
-			list, err := selectBelow(t.Context(), tree, tt.root, &llb.Copy{Exclude: tt.exclude}, llb.Source{Path: "/", Include: tt.include})
+			var list []selected
+			err := selectBelow(t.Context(), tree, tt.root, &llb.Copy{Exclude: tt.exclude}, llb.Source{Path: "/", Include: tt.include}, func(s selected) error {
+				list = append(list, s)
+				return nil
+			})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -66,7 +71,8 @@ func TestSelect(t *testing.T) {
 			}
 		})
 	}
-	_, err := selectBelow(t.Context(), x.Locals["context"], ".", &llb.Copy{}, llb.Source{Path: "/", Include: "a/x", Required: true})
+	none := func(s selected) error { return fmt.Errorf("%s was found", s.Path) }
+	err := selectBelow(t.Context(), x.Locals["context"], ".", &llb.Copy{}, llb.Source{Path: "/", Include: "a/x", Required: true}, none)
 	var missing *NotFoundError
 	if !errors.As(err, &missing) || missing.Path != "/a/x" {
 		t.Errorf("error %v", err)

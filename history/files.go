@@ -1,8 +1,11 @@
 package history
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"iter"
+	"os"
 	"slices"
 	"strings"
 
@@ -44,10 +47,10 @@ func (l *Log) AddFiles(d digest.Digest, entries iter.Seq[snapshot.Entry]) error 
 		return nil
 	}
 	if name := fileOf("files", d); !l.has(name) {
-		list := marshalFiles(func(yield func(File) bool) {
+		files := func(yield func(File) bool) {
 			entries(func(e snapshot.Entry) bool { return yield(newFile(&e)) })
-		})
-		if err := l.disk.WriteFile(name, list); err != nil {
+		}
+		if err := l.disk.WriteStream(name, func(w io.Writer) error { return writeFiles(w, files) }); err != nil {
 			return err
 		}
 	}
@@ -55,31 +58,57 @@ func (l *Log) AddFiles(d digest.Digest, entries iter.Seq[snapshot.Entry]) error 
 	return nil
 }
 
-// files returns what is behind the digest of a selection, if it is known.
-func (l *Log) files(d digest.Digest) ([]File, bool) {
-	b, err := l.disk.ReadFile(fileOf("files", d))
-	if err != nil {
-		return nil, false
+// files returns what is behind the digest of a selection; one that is not known, or not any more, ends in an error.
+func (l *Log) files(d digest.Digest) iter.Seq2[File, error] {
+	return func(yield func(File, error) bool) {
+		f, err := os.Open(l.disk.Path(fileOf("files", d)))
+		if err != nil {
+			yield(File{}, err)
+			return
+		}
+		defer f.Close()
+		fi, err := f.Stat()
+		if err != nil {
+			yield(File{}, err)
+			return
+		}
+		readFiles(f, fi.Size())(yield)
 	}
-	return parseFiles(b)
 }
 
-// apart returns what is left of two lists without what they begin and end with alike, by path: of many files few change.
-func apart(a, b []File) (x, y map[string]File) {
-	for len(a) > 0 && len(b) > 0 && a[0] == b[0] {
-		a, b = a[1:], b[1:]
-	}
-	for len(a) > 0 && len(b) > 0 && a[len(a)-1] == b[len(b)-1] {
-		a, b = a[:len(a)-1], b[:len(b)-1]
-	}
-	byPath := func(list []File) map[string]File {
-		out := make(map[string]File, len(list))
-		for _, f := range list {
-			out[f.Path] = f
+// apart returns what of two lists is not the same in both, by path. Of many files few change: the lists are read side by side, and only what has
+// not met its like is kept.
+func apart(a, b iter.Seq2[File, error]) (x, y map[string]File, err error) {
+	nextA, stopA := iter.Pull2(a)
+	defer stopA()
+	nextB, stopB := iter.Pull2(b)
+	defer stopB()
+	x, y = map[string]File{}, map[string]File{}
+	for {
+		fa, errA, okA := nextA()
+		fb, errB, okB := nextB()
+		if err := errors.Join(errA, errB); err != nil || !okA && !okB {
+			return x, y, err
 		}
-		return out
+		if okA && okB && fa == fb {
+			continue
+		}
+		if okA {
+			meet(fa, x, y)
+		}
+		if okB {
+			meet(fb, y, x)
+		}
 	}
-	return byPath(a), byPath(b)
+}
+
+// meet keeps f with its own, unless the others have it too: then they lose it.
+func meet(f File, own, others map[string]File) {
+	if others[f.Path] == f {
+		delete(others, f.Path)
+		return
+	}
+	own[f.Path] = f
 }
 
 // named is how many changed files are named before the others are counted.
@@ -87,24 +116,23 @@ const named = 3
 
 // Differences says what of a became another in b, as causes do: "etc/date changed, +tmp/x". It is "" when nothing did.
 func Differences(a, b iter.Seq[snapshot.Entry]) string {
-	var lists [2][]File
-	for i, entries := range []iter.Seq[snapshot.Entry]{a, b} {
-		for e := range entries {
-			lists[i] = append(lists[i], newFile(&e))
-		}
+	text, _ := changes(filesOf(a), filesOf(b), false) // which cannot be damaged
+	return text
+}
+
+func filesOf(entries iter.Seq[snapshot.Entry]) iter.Seq2[File, error] {
+	return func(yield func(File, error) bool) {
+		entries(func(e snapshot.Entry) bool { return yield(newFile(&e), nil) })
 	}
-	return changes(lists[0], lists[1], false)
 }
 
 // filesCause says in which way the files of one selection are not those of another. When the operations are not the same,
 // one may replace what the other takes from the files: modes and owners that it does not look at are no difference.
 func (l *Log) filesCause(old, now digest.Digest, otherOp bool) string {
-	list1, ok1 := l.files(old)
-	list2, ok2 := l.files(now)
-	if !ok1 || !ok2 {
+	text, err := changes(l.files(old), l.files(now), otherOp)
+	if err != nil {
 		return "the files changed"
 	}
-	text := changes(list1, list2, otherOp)
 	if text == "" && !otherOp {
 		return "the files have the same bytes in another arrangement" // hard links, or the names of sources
 	}
@@ -112,8 +140,11 @@ func (l *Log) filesCause(old, now digest.Digest, otherOp bool) string {
 }
 
 // changes says what of a list became another in the other one.
-func changes(list1, list2 []File, otherOp bool) string {
-	before, after := apart(list1, list2)
+func changes(list1, list2 iter.Seq2[File, error], otherOp bool) (string, error) {
+	before, after, err := apart(list1, list2)
+	if err != nil {
+		return "", err
+	}
 	var changed, dressed, added, gone []string // dressed: the same bytes in other clothes
 	for p, f := range after {
 		if o, ok := before[p]; !ok {
@@ -138,7 +169,7 @@ func changes(list1, list2 []File, otherOp bool) string {
 	}
 	parts = append(parts, count("+", added)...)
 	parts = append(parts, count("-", gone)...)
-	return strings.Join(parts, ", ")
+	return strings.Join(parts, ", "), nil
 }
 
 // countable returns the path of a file; folders end in a slash.

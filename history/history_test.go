@@ -1,10 +1,13 @@
 package history
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -205,20 +208,68 @@ func TestModesThatAreReplaced(t *testing.T) {
 
 func FuzzParseFiles(f *testing.F) {
 	sealed := func(b []byte) []byte { sum := sha256.Sum256(b); return append(b, sum[:]...) }
-	good := marshalFiles(slices.Values([]File{{Path: "a", Type: snapshot.Regular, Mode: 0o644, Digest: digest.Digest{1}}, {Path: "l", Type: snapshot.Symlink, Rest: "a", Owner: "1:2"}}))
+	marshal := func(files ...File) []byte {
+		var b bytes.Buffer
+		if err := writeFiles(&b, slices.Values(files)); err != nil {
+			f.Fatal(err)
+		}
+		return b.Bytes()
+	}
+	parse := func(b []byte) (files []File, err error) {
+		for f, e := range readFiles(bytes.NewReader(b), int64(len(b))) {
+			if files, err = append(files, f), e; err != nil {
+				return nil, err
+			}
+		}
+		return files, nil
+	}
+	good := marshal(File{Path: "a", Type: snapshot.Regular, Mode: 0o644, Digest: digest.Digest{1}}, File{Path: "l", Type: snapshot.Symlink, Rest: "a", Owner: "1:2"})
 	f.Add(good[len(listMagic) : len(good)-sha256.Size])
 	f.Fuzz(func(t *testing.T, body []byte) {
-		parseFiles(body)
-		b := sealed(append([]byte(listMagic), body...))
-		files, ok := parseFiles(b)
-		if !ok {
+		if _, err := parse(body); err == nil {
+			t.Error("what has no sum is a list")
+		}
+		files, err := parse(sealed(append([]byte(listMagic), body...)))
+		if err != nil {
 			return
 		}
-		again, ok := parseFiles(marshalFiles(slices.Values(files)))
-		if !ok || !slices.Equal(again, files) {
-			t.Errorf("%v and then %v", files, again)
+		again, err := parse(marshal(files...))
+		if err != nil || !slices.Equal(again, files) {
+			t.Errorf("%v and then %v: %v", files, again, err)
 		}
 	})
+}
+
+// What two lists have in common is left out wherever it is, and however much one of them has before it.
+func TestApart(t *testing.T) {
+	list := func(names string) iter.Seq2[File, error] {
+		return func(yield func(File, error) bool) {
+			for _, name := range strings.Fields(names) {
+				path, mode, _ := strings.Cut(name, "=")
+				if !yield(File{Path: path, Mode: uint32(len(mode))}, nil) {
+					return
+				}
+			}
+		}
+	}
+	for _, tt := range []struct{ a, b, before, after string }{
+		{"a b c", "a b c", "", ""},
+		{"a b c", "a b=x c", "b", "b"},
+		{"a b c d e f", "d e f", "a b c", ""},
+		{"a b", "x y a b z", "", "x y z"},
+		{"", "a", "", "a"},
+		{"a b c", "c b a", "", ""},
+	} {
+		x, y, err := apart(list(tt.a), list(tt.b))
+		names := func(m map[string]File) string { return strings.Join(slices.Sorted(maps.Keys(m)), " ") }
+		if names(x) != tt.before || names(y) != tt.after || err != nil {
+			t.Errorf("%q and %q: %q and %q, %v", tt.a, tt.b, names(x), names(y), err)
+		}
+	}
+	broken := func(yield func(File, error) bool) { yield(File{}, errList) }
+	if _, _, err := apart(list("a"), broken); !errors.Is(err, errList) {
+		t.Errorf("a damaged list: %v", err)
+	}
 }
 
 // save keeps a build of its own graph.

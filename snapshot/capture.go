@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/seed0570efb0/build/internal/owners"
+	"github.com/seed0570efb0/build/internal/sparse"
 )
 
 // A LinkOwner tells who owns a symbolic link or a pipe of a marked tree; the file is base in the folder dir, and at
@@ -135,7 +136,7 @@ func (c *capturer) ownLink(dir int, name string, e *Entry) error {
 		e.UID, e.GID = int(m.UID), int(m.GID)
 		return err
 	case c.known != nil:
-		if k := c.known.get(e.Path); k != nil && k.Type == e.Type {
+		if k, ok := c.known.get(e.Path); ok && k.Type == e.Type {
 			e.UID, e.GID = k.UID, k.GID
 		}
 	}
@@ -143,11 +144,11 @@ func (c *capturer) ownLink(dir int, name string, e *Entry) error {
 }
 
 // own makes e what the mark of the open file says.
-func (c *capturer) own(f *os.File, e *Entry) {
+func (c *capturer) own(fd int, e *Entry) {
 	if !c.marked {
 		return
 	}
-	m := owners.Read(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	m := owners.Read(fmt.Sprintf("/proc/self/fd/%d", fd))
 	e.UID, e.GID = int(m.UID), int(m.GID)
 	switch m.Type {
 	case unix.S_IFCHR:
@@ -167,7 +168,7 @@ func (c *capturer) subdir(dir int, name string, e Entry) error {
 		return &os.PathError{Op: "open", Path: e.Path, Err: err}
 	}
 	f := os.NewFile(uintptr(fd), e.Path)
-	c.own(f, &e)
+	c.own(fd, &e)
 	if e.Xattrs, e.Opaque, err = readXattrs(fd); err == nil {
 		err = c.opaque(fd, &e)
 	}
@@ -186,10 +187,9 @@ func (c *capturer) file(dir int, name string, st *unix.Stat_t, e Entry) error {
 	if err != nil {
 		return &os.PathError{Op: "open", Path: e.Path, Err: err}
 	}
-	f := os.NewFile(uintptr(fd), e.Path)
-	defer f.Close()
+	defer unix.Close(fd)
 	e.Type = Regular
-	if c.own(f, &e); e.Type != Regular {
+	if c.own(fd, &e); e.Type != Regular {
 		return c.w.Add(e, nil)
 	}
 	if st.Nlink > 1 {
@@ -202,20 +202,20 @@ func (c *capturer) file(dir int, name string, st *unix.Stat_t, e Entry) error {
 	}
 	e.Size = st.Size
 	if c.known != nil && !c.rehash {
-		if k := c.known.get(e.Path); k != nil && k.Type == Regular && k.Size == e.Size {
+		if k, ok := c.known.get(e.Path); ok && k.Type == Regular && k.Size == e.Size {
 			e.Digest = k.Digest
 		}
 	}
 	if e.Xattrs, _, err = readXattrs(fd); err != nil {
 		return fmt.Errorf("%s: %w", e.Path, err)
 	}
-	if same, err := c.unchanged(f, st, &e); err != nil || same {
+	if same, err := c.unchanged(fd, st, &e); err != nil || same {
 		if err == nil && c.picked == nil {
 			err = removeUnseen(dir, name)
 		}
 		return err
 	}
-	return c.w.Add(e, stoppable{c.ctx, f})
+	return c.w.Add(e, stoppable{c.ctx, sparse.NewReader(fd, st)})
 }
 
 // readXattrs returns the extended attributes that images keep, and whether overlayfs marked a directory as opaque.

@@ -4,9 +4,10 @@ import (
 	"crypto/sha256"
 	"io"
 	"maps"
-	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/seed0570efb0/build/internal/sparse"
 )
 
 // An upper directory holds more than what a step has changed, and what more depends on the kernel: files that were
@@ -14,7 +15,7 @@ import (
 // so that the same step makes the same layer where there is no overlay.
 
 // unchanged reports whether the open file is what was there before. If not, e gets its digest where that is known by now.
-func (c *capturer) unchanged(f *os.File, st *unix.Stat_t, e *Entry) (bool, error) {
+func (c *capturer) unchanged(fd int, st *unix.Stat_t, e *Entry) (bool, error) {
 	if c.below == nil || st.Nlink > 1 {
 		return false, nil
 	}
@@ -24,15 +25,11 @@ func (c *capturer) unchanged(f *os.File, st *unix.Stat_t, e *Entry) (bool, error
 		return false, err
 	}
 	h := sha256.New()
-	if _, err := io.Copy(h, stoppable{c.ctx, f}); err != nil {
+	if _, err := io.Copy(h, stoppable{c.ctx, sparse.NewReader(fd, st)}); err != nil {
 		return false, err
 	}
 	h.Sum(e.Digest[:0])
-	if e.Digest == old.Digest {
-		return true, nil
-	}
-	_, err = f.Seek(0, io.SeekStart)
-	return false, err
+	return e.Digest == old.Digest, nil
 }
 
 // removeUnseen removes a file from a folder that keeps its time.

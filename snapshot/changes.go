@@ -2,8 +2,10 @@ package snapshot
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 
 	"github.com/seed0570efb0/build/cache"
@@ -13,34 +15,44 @@ import (
 // Changes is a layer in the making on top of a View, for steps that only place files. Nothing
 // is unpacked for it: the layer is written as a tar at once. It is not safe for concurrent use.
 type Changes struct {
-	base  *View
-	nodes map[string]*change
+	base *View
+	// put holds all that was put, and files of it which of the contents is that of a Regular entry; what is below 0 is one of the origins,
+	// counted from -1.
+	put   List
+	files []int32
+	// at is the place of what counts, by path: the last that was put there.
+	at       map[string]int32
+	contents []content
+	origins  []*Origin
 }
 
-type change struct {
-	Entry
-	content *content // of a Regular entry
-}
-
-// A content gives the bytes of a file. The names of one file share it, so that each name can be
+// A content gives the bytes of a file. The names of one file have the same, so that each name can be
 // replaced without the others; which of them is the file is only said when the layer is written.
-type content struct {
-	open func() (io.ReadCloser, error)
+type content func() (io.ReadCloser, error)
+
+// An Origin gives the bytes of many files, by the paths that they have in the layer.
+type Origin func(p string) (io.ReadCloser, error)
+
+// content returns that of the file at p.
+func (o *Origin) content(p string) content {
+	return func() (io.ReadCloser, error) { return (*o)(p) }
 }
 
 // NewChanges returns no changes yet on top of base.
 func NewChanges(base *View) *Changes {
-	return &Changes{base: base, nodes: map[string]*change{}}
+	return &Changes{base: base, at: map[string]int32{}}
 }
 
 // Lstat returns the entry at p as it is after the changes.
 func (c *Changes) Lstat(p string) (Entry, bool, error) {
-	if n, ok := c.nodes[p]; ok {
-		return n.Entry, true, nil
+	if i, ok := c.at[p]; ok {
+		return c.put.At(int(i)), true, nil
 	}
 	for dir := parentOf(p); dir != "."; dir = parentOf(dir) {
-		if n, ok := c.nodes[dir]; ok && (n.Type != Dir || n.Opaque) {
-			return Entry{}, false, nil
+		if i, ok := c.at[dir]; ok {
+			if e := c.put.At(int(i)); e.Type != Dir || e.Opaque {
+				return Entry{}, false, nil
+			}
 		}
 	}
 	return c.base.Lstat(p)
@@ -50,19 +62,33 @@ func (c *Changes) Lstat(p string) (Entry, bool, error) {
 // when the layer is written. A Hardlink becomes another name of a file that was put before. The parent
 // must be a directory.
 func (c *Changes) Put(e Entry, open func() (io.ReadCloser, error)) error {
-	n := change{Entry: e, content: &content{open}}
-	if e.Type == Hardlink {
-		file, ok := c.nodes[e.Link]
-		if !ok || file.Type != Regular {
-			return fmt.Errorf("hard link %q names %q, which is no file of the layer", e.Path, e.Link)
-		}
-		n = *file
-		n.Path = e.Path
+	if e.Type != Hardlink {
+		c.contents = append(c.contents, open)
+		return c.place(e, int32(len(c.contents)-1))
 	}
-	return c.put(n)
+	i, ok := c.at[e.Link]
+	if !ok || c.put.kind(int(i)) != Regular {
+		return fmt.Errorf("hard link %q names %q, which is no file of the layer", e.Path, e.Link)
+	}
+	n := c.put.At(int(i))
+	if o := c.files[i]; o < 0 { // from now on it has more than one name
+		c.contents = append(c.contents, c.origins[^o].content(n.Path))
+		c.files[i] = int32(len(c.contents) - 1)
+	}
+	n.Path = e.Path
+	return c.place(n, c.files[i])
 }
 
-func (c *Changes) put(e change) error {
+// PutFrom is Put for one of many files from one origin. It keeps next to nothing for each.
+func (c *Changes) PutFrom(e Entry, o *Origin) error {
+	if n := len(c.origins); n == 0 || c.origins[n-1] != o {
+		c.origins = append(c.origins, o)
+	}
+	return c.place(e, ^int32(len(c.origins)-1))
+}
+
+// place puts e, with one of the contents.
+func (c *Changes) place(e Entry, file int32) error {
 	parent, ok, err := c.Lstat(parentOf(e.Path))
 	if err != nil {
 		return err
@@ -78,25 +104,27 @@ func (c *Changes) put(e change) error {
 		// What was in a directory goes with it; a directory in the place of a file starts empty.
 		c.forget(e.Path)
 		e.Opaque = e.Type == Dir
-	} else if n, ok := c.nodes[e.Path]; ok && e.Type == Dir {
-		e.Opaque = n.Opaque
+	} else if i, ok := c.at[e.Path]; ok && e.Type == Dir {
+		e.Opaque = c.put.At(int(i)).Opaque
 	}
 	if e.Type == Symlink {
 		e.Mode = 0o777 // what the kernel says of every link
 	}
-	e.from = nil
-	c.nodes[e.Path] = &e
+	i := c.put.Len()
+	c.put.add(&e)
+	c.files = append(c.files, file)
+	c.at[c.put.path(i)] = int32(i) // a path that takes no memory of its own
 	return nil
 }
 
 // Has reports whether the layer itself holds p.
-func (c *Changes) Has(p string) bool { _, ok := c.nodes[p]; return ok }
+func (c *Changes) Has(p string) bool { _, ok := c.at[p]; return ok }
 
 // forget drops the changes below p.
 func (c *Changes) forget(p string) {
-	for q := range c.nodes {
-		if len(q) > len(p) && q[len(p)] == '/' && q[:len(p)] == p {
-			delete(c.nodes, q)
+	for q := range c.at {
+		if isBelow(q, p) {
+			delete(c.at, q)
 		}
 	}
 }
@@ -124,73 +152,93 @@ func (c *Changes) MkdirAll(p string, like Entry) error {
 	return c.Put(Entry{Path: p, Type: Dir, Mode: like.Mode, UID: like.UID, GID: like.GID, Mtime: like.Mtime}, nil)
 }
 
-// changes returns what the layer holds, in order: the changes, and the directories they are in with the
-// metadata they have, so that the layer's tree needs nothing from below.
-func (c *Changes) changes() ([]*change, error) {
-	out := make([]*change, 0, len(c.nodes)+8)
-	added := map[string]bool{}
-	for p, n := range c.nodes {
-		out = append(out, n)
-		for dir := parentOf(p); dir != "." && c.nodes[dir] == nil && !added[dir]; dir = parentOf(dir) {
+// complete puts the directories that changes are in, with the metadata they have, so that the layer's tree needs nothing from below.
+func (c *Changes) complete() error {
+	var missing []Entry
+	seen := map[string]bool{}
+	for p := range c.at {
+		for dir := parentOf(p); dir != "." && !c.Has(dir) && !seen[dir]; dir = parentOf(dir) {
 			e, _, err := c.Lstat(dir)
 			if err != nil {
-				return nil, err
+				return err
 			}
-			out = append(out, &change{Entry: e})
-			added[dir] = true
+			missing = append(missing, e)
+			seen[dir] = true
 		}
 	}
-	slices.SortFunc(out, func(a, b *change) int { return comparePaths(a.Path, b.Path) })
-	nameLinks(out)
-	return out, nil
+	for _, e := range missing {
+		i := c.put.Len()
+		c.put.add(&e)
+		c.files = append(c.files, 0)
+		c.at[e.Path] = int32(i)
+	}
+	return nil
 }
 
-// nameLinks makes the first name of a file the one that is a file, and the others hard links to it:
-// whoever extracts the layer finds the file before its links.
-func nameLinks(list []*change) {
-	first := map[*content]string{}
-	for i, e := range list {
-		if e.Type != Regular {
-			continue
+// each calls f for what the layer holds, in order. The first name of a file is the one that is a file, and the others are hard links to
+// it: whoever extracts the layer finds the file before its links. It can be called once: what was told is forgotten, for the layer that is made of it
+// takes as much memory.
+func (c *Changes) each(f func(e Entry, open content) error) error {
+	if err := c.complete(); err != nil {
+		return err
+	}
+	order := c.put.sorted(slices.AppendSeq(make([]int32, 0, len(c.at)), maps.Values(c.at)))
+	c.at = nil
+	first := map[int32]string{} // by content
+	for e, i := range c.put.drain(order) {
+		var open content
+		switch file := c.files[i]; {
+		case e.Type != Regular:
+		case file < 0:
+			open = c.origins[^file].content(e.Path)
+		case first[file] != "":
+			e = Entry{Path: e.Path, Type: Hardlink, Link: first[file], Mode: e.Mode, UID: e.UID, GID: e.GID, Mtime: e.Mtime}
+		default:
+			open, first[file] = c.contents[file], e.Path
 		}
-		if name, ok := first[e.content]; ok {
-			list[i] = &change{Entry: Entry{Path: e.Path, Type: Hardlink, Link: name, Mode: e.Mode, UID: e.UID, GID: e.GID, Mtime: e.Mtime}}
-		} else {
-			first[e.content] = e.Path
+		if err := f(e, open); err != nil {
+			return err
 		}
 	}
+	return nil
 }
 
 // Commit writes the layer and returns the ID of the chain with it on top of parent, the chain of the base.
 func (s *Store) Commit(ctx context.Context, parent digest.Digest, c *Changes, m Making) (digest.Digest, error) {
-	changes, err := c.changes()
-	if err != nil {
-		return digest.Digest{}, err
-	}
 	return s.commitNew(parent, m, func(w *Writer) error {
-		w.entries = make([]Entry, 0, len(changes))
-		for _, e := range changes {
-			if err := e.write(ctx, w); err != nil {
+		return c.each(func(e Entry, open content) error {
+			if e.Type != Regular {
+				return w.Add(e, nil)
+			}
+			r, err := open()
+			if err != nil {
 				return err
 			}
-		}
-		return nil
+			defer r.Close()
+			return w.Add(e, stoppable{ctx, r})
+		})
 	})
 }
+
+// errUnforeseen says that a layer cannot be foreseen.
+var errUnforeseen = errors.New("a file has no digest yet")
 
 // Foresee returns an ID that stands for the chain that Commit would make, and whether that can be told: the digests of all files
 // must be known. It is good for Content, Chain and View, in this Store only; its files have no bytes.
 func (s *Store) Foresee(parent digest.Digest, c *Changes) (digest.Digest, bool, error) {
-	changes, err := c.changes()
-	if err != nil {
-		return digest.Digest{}, false, err
-	}
 	t := &TOC{}
-	for _, e := range changes {
+	err := c.each(func(e Entry, _ content) error {
 		if e.Type == Regular && e.Digest.IsZero() {
-			return digest.Digest{}, false, nil
+			return errUnforeseen
 		}
-		t.Entries = append(t.Entries, e.Entry)
+		t.Entries.add(&e)
+		return nil
+	})
+	if err != nil {
+		if errors.Is(err, errUnforeseen) {
+			err = nil
+		}
+		return digest.Digest{}, false, err
 	}
 	t.Content = contentDigest(t)
 	below, err := s.Content(parent)
@@ -262,16 +310,4 @@ type blobHash struct {
 func (h blobHash) Sum(b []byte) []byte {
 	d := h.blob.Digest()
 	return append(b, d[:]...)
-}
-
-func (c *change) write(ctx context.Context, w *Writer) error {
-	if c.Type != Regular {
-		return w.Add(c.Entry, nil)
-	}
-	r, err := c.content.open()
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	return w.Add(c.Entry, stoppable{ctx, r})
 }

@@ -57,7 +57,7 @@ func (s *Store) CheckLayer(ctx context.Context, layer digest.Digest, trees bool,
 			return unread, context.Cause(ctx)
 		case err != nil || !whole:
 			if err == nil {
-				err = errors.New("it is not what its table of contents says")
+				err = ErrTampered
 			}
 			if err := damaged(name, err); err != nil {
 				return unread, err
@@ -66,6 +66,9 @@ func (s *Store) CheckLayer(ctx context.Context, layer digest.Digest, trees bool,
 	}
 	return unread, nil
 }
+
+// ErrTampered says that a tree is not what was written: somebody has changed it, or the disk.
+var ErrTampered = errors.New("it is not what its table of contents says")
 
 // errUnread says that this process cannot tell whether a tree is whole.
 var errUnread = errors.New("its owners look different here")

@@ -3,7 +3,6 @@ package snapshot
 import (
 	"context"
 	"io"
-	"slices"
 	"strings"
 	"time"
 
@@ -32,12 +31,15 @@ func (s *Store) clamp(ctx context.Context, parent digest.Digest, c *Chain, t int
 	if err != nil {
 		return digest.Digest{}, err
 	}
-	late := func(e Entry) bool { return e.Mtime > t }
-	if toc.Opaque || !slices.ContainsFunc(toc.Entries, late) { // only layers of images hide all that is below
+	late := false
+	for e := range toc.Entries.All() {
+		late = late || e.Mtime > t
+	}
+	if toc.Opaque || !late { // only layers of images hide all that is below
 		return s.append(Chain{Parent: parent, Layer: c.Layer, Content: toc.Content, Tar: c.Tar, Created: c.Created})
 	}
 	return s.commitNew(parent, Making{Created: c.Created}, func(w *Writer) error {
-		for _, e := range toc.Entries {
+		for e := range toc.Entries.All() {
 			e.Mtime, e.from = min(e.Mtime, t), c
 			if err := s.copyEntry(ctx, w, e); err != nil {
 				return err

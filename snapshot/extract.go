@@ -219,9 +219,8 @@ func isForeign(name, value string) bool {
 }
 
 // hide makes what hides files of the layers below: the whiteouts and opaque directories among entries.
-func (x *extractor) hide(entries []Entry) error {
-	for i := range entries {
-		e := &entries[i]
+func (x *extractor) hide(t *TOC) error {
+	for e := range t.Entries.All() {
 		var err error
 		switch {
 		case e.Type == Whiteout:
@@ -229,7 +228,7 @@ func (x *extractor) hide(entries []Entry) error {
 				err = x.root.At("create", e.Path, func(dir int, name string) error { return unix.Mknodat(dir, name, unix.S_IFCHR, 0) })
 			}
 		case e.Opaque:
-			if err = x.entry(e, nil); err == nil { // the tar may have no entry of it
+			if err = x.entry(&e, nil); err == nil { // the tar may have no entry of it
 				err = x.root.At("hide what is below", e.Path, setOpaque)
 			}
 		}

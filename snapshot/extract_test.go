@@ -36,7 +36,7 @@ func TestDevicesThatCannotBeMadeAreLeftOut(t *testing.T) {
 					return err
 				}
 			}
-			return errors.Join(x.hide([]Entry{{Path: "dev/gone", Type: Whiteout}}), x.finish())
+			return errors.Join(x.hide(&TOC{Entries: ListOf(Entry{Path: "dev/gone", Type: Whiteout})}), x.finish())
 		}()
 	}()
 	if err := <-done; err != nil {
@@ -109,7 +109,7 @@ func TestHostileAttributes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, e := range topTOC(t, s, id).Entries {
+	for e := range topTOC(t, s, id).Entries.All() {
 		if len(e.Xattrs) != 1 || e.Xattrs["user.kept"] != "x" || e.Opaque || e.UID != 0 {
 			t.Errorf("%+v", e)
 		}

@@ -84,8 +84,8 @@ func (f *Flat) add(ctx context.Context, s *Store, c *Chain) error {
 			return err
 		}
 	}
-	for i := range toc.Entries {
-		if e := &toc.Entries[i]; e.Type == Whiteout || e.Opaque {
+	for e := range toc.Entries.All() {
+		if e.Type == Whiteout || e.Opaque {
 			if err := hide(x.root, e.Path); err != nil {
 				return err
 			}
@@ -105,10 +105,10 @@ func (f *Flat) add(ctx context.Context, s *Store, c *Chain) error {
 	if err != nil {
 		return s.diagnose(ctx, c.Layer, err)
 	}
-	for i := range got.Entries { // the tar may have no entry of a directory that hides what is below
-		if e := &got.Entries[i]; e.Opaque {
+	for e := range got.Entries.All() { // the tar may have no entry of a directory that hides what is below
+		if e.Opaque {
 			f.times[e.Path] = e.Mtime
-			if err := x.entry(e, nil); err != nil {
+			if err := x.entry(&e, nil); err != nil {
 				return err
 			}
 		}

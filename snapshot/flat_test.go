@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -83,7 +84,7 @@ func shell(t *testing.T, dir, script string) {
 
 func topEntries(t *testing.T, s *Store, id digest.Digest) []Entry {
 	t.Helper()
-	return topTOC(t, s, id).Entries
+	return slices.Collect(topTOC(t, s, id).Entries.All())
 }
 
 func overlayContent(t *testing.T, s *Store, base digest.Digest, script string) []Entry {

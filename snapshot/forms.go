@@ -203,10 +203,10 @@ func holds(ctx context.Context, dir string, toc *TOC, marked bool) (bool, error)
 // resolved returns the entries with hard links replaced by the files they name; names of one file have the
 // first of them as Inode.
 func (t *TOC) resolved() []Entry {
-	out := slices.Clone(t.Entries)
+	out := slices.AppendSeq(make([]Entry, 0, t.Entries.Len()), t.Entries.All())
 	first := map[string]string{} // file -> name
-	for i := range t.Entries {
-		if e := &t.Entries[i]; e.Type == Hardlink {
+	for _, e := range out {
+		if e.Type == Hardlink {
 			first[e.Link] = ""
 		}
 	}
@@ -224,10 +224,9 @@ func (t *TOC) resolved() []Entry {
 			name = e.Path
 			first[file] = name
 		}
-		if target := t.get(file); target != nil {
-			path := e.Path
-			*e = *target
-			e.Path = path
+		if target, ok := t.get(file); ok {
+			target.Path = e.Path
+			*e = target
 		}
 		if e.Type == Regular {
 			e.Inode = name

@@ -33,7 +33,7 @@ func readLayer(ctx context.Context, r io.Reader, visit visitor) (*TOC, error) {
 	if _, err := io.Copy(io.Discard, in); err != nil { // the padding belongs to the digest
 		return nil, err
 	}
-	t := &TOC{DiffID: digest.Digest(sum.h.Sum(nil)), Size: sum.n, Opaque: s.opaque, Entries: s.finish()}
+	t := &TOC{DiffID: digest.Digest(sum.h.Sum(nil)), Size: sum.n, Opaque: s.opaque, Entries: ListOf(s.finish()...)}
 	t.Content = contentDigest(t)
 	return t, nil
 }

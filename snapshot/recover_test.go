@@ -345,7 +345,7 @@ func TestSparseFilesAreBounded(t *testing.T) {
 		return b
 	}
 	toc, err := readLayer(t.Context(), bytes.NewReader(header(1000)), nil)
-	if err != nil || toc.Entries[0].Size != 1000 || toc.Entries[0].Digest != digest.Of(make([]byte, 1000)) {
+	if err != nil || toc.Entries.At(0).Size != 1000 || toc.Entries.At(0).Digest != digest.Of(make([]byte, 1000)) {
 		t.Fatalf("a small one: %+v %v", toc, err)
 	}
 	if _, err := readLayer(t.Context(), bytes.NewReader(header(1<<62)), nil); err == nil {

@@ -12,9 +12,9 @@ type segment []node
 // A node is what the layers of a segment say of one path. Layers are known by their height in the chain, from 1; 0 is none.
 type node struct {
 	path string
-	// entry is the topmost entry for path, which the topmost layer of the view of has. It is nil where there is none.
-	entry *Entry
+	// of is the view whose topmost layer has the topmost entry for path, and entry its place there. It is nil where there is none.
 	of    *View
+	entry int32
 	// implied is the topmost layer that has something below path, and no entry for path itself.
 	implied int32
 	// floor is the topmost layer that keeps what lower ones have below path from being seen: its entry is opaque, or no directory.
@@ -23,7 +23,7 @@ type node struct {
 
 // height is the layer of the node's entry.
 func (n *node) height() int32 {
-	if n.entry == nil {
+	if n.of == nil {
 		return 0
 	}
 	return n.of.height
@@ -31,18 +31,17 @@ func (n *node) height() int32 {
 
 // newSegment returns the segment of the topmost layer of v.
 func newSegment(v *View) segment {
-	entries := v.toc.Entries
-	s := make(segment, 0, len(entries)+8)
-	last := ""
-	for i := range entries {
-		e := &entries[i]
+	s := make(segment, 0, v.toc.Entries.Len()+8)
+	last, i := "", int32(0)
+	for e := range v.toc.Entries.All() {
 		s = appendImplied(s, last, e.Path, v.height)
-		n := node{path: e.Path, entry: e, of: v}
+		n := node{path: e.Path, of: v, entry: i}
 		if e.Type != Dir || e.Opaque {
 			n.floor = v.height
 		}
 		s = append(s, n)
 		last = e.Path
+		i++
 	}
 	return s
 }
@@ -125,7 +124,7 @@ func merge(lower, upper segment) segment {
 
 // over returns what n says of a path, and where it says nothing what below says.
 func (n node) over(below *node) node {
-	if n.entry == nil {
+	if n.of == nil {
 		n.entry, n.of = below.entry, below.of
 	}
 	if n.implied == 0 {

@@ -157,7 +157,7 @@ func (s *Store) writeTOC(t *TOC) error {
 	} else if _, err := s.readTOC(t.DiffID); err == nil {
 		return nil
 	}
-	if err := s.disk.WriteFile(layerFile(t.DiffID, "toc"), t.Marshal()); err != nil {
+	if err := s.disk.WriteStream(layerFile(t.DiffID, "toc"), t.Write); err != nil {
 		return err
 	}
 	s.tocs.Store(t.DiffID, t)

@@ -5,8 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
-	"fmt"
-	"slices"
+	"io"
 	"sort"
 
 	"github.com/seed0570efb0/build/internal/digest"
@@ -22,32 +21,33 @@ type TOC struct {
 	// Opaque is set for a layer that hides all that is below it.
 	Opaque bool
 	// Entries are ordered by comparePaths; no path is there twice.
-	Entries []Entry
+	Entries List
 }
 
-// find returns the index of p in the entries, or where it would be.
-func (t *TOC) find(p string) (int, bool) {
-	return slices.BinarySearchFunc(t.Entries, p, func(e Entry, p string) int { return comparePaths(e.Path, p) })
-}
-
-// get returns the entry at p, or nil.
-func (t *TOC) get(p string) *Entry {
-	if i, ok := t.find(p); ok {
-		return &t.Entries[i]
+// get returns the entry at p, if there is one.
+func (t *TOC) get(p string) (Entry, bool) {
+	if i, ok := t.Entries.find(p); ok {
+		return t.Entries.At(i), true
 	}
-	return nil
+	return Entry{}, false
 }
 
 // contentDigest computes Content.
 func contentDigest(t *TOC) digest.Digest {
-	h := digest.NewHasher("layer/v1")
-	if t.Opaque {
-		h.Bool("opaque", true)
-	}
-	for i := range t.Entries {
-		HashEntry(h, &t.Entries[i])
+	h := newContent(t.Opaque)
+	for e := range t.Entries.All() {
+		HashEntry(h, &e)
 	}
 	return h.Sum()
+}
+
+// newContent returns the hasher of Content, which gets the entries in order.
+func newContent(opaque bool) *digest.Hasher {
+	h := digest.NewHasher("layer/v1")
+	if opaque {
+		h.Bool("opaque", true)
+	}
+	return h
 }
 
 // HashEntry writes into h what counts as content of e: path, type, permission bits, owner,
@@ -73,20 +73,26 @@ const tocMagic = "build toc 2\n"
 
 var errTOC = errors.New("not a table of contents of this version, or cut short")
 
-// Marshal returns the file form of t.
-func (t *TOC) Marshal() []byte {
-	b := make([]byte, 0, 64+96*len(t.Entries))
-	b = append(b, tocMagic...)
+// Write writes the file form of t.
+func (t *TOC) Write(w io.Writer) error {
+	h := sha256.New()
+	w = io.MultiWriter(w, h)
+	b := []byte(tocMagic)
 	b = append(b, t.DiffID[:]...)
 	b = append(b, t.Content[:]...)
 	b = binary.AppendVarint(b, t.Size)
 	b = append(b, flag(t.Opaque))
-	b = binary.AppendUvarint(b, uint64(len(t.Entries)))
-	for i := range t.Entries {
-		b = t.Entries[i].append(b)
+	b = binary.AppendUvarint(b, uint64(t.Entries.Len()))
+	if _, err := w.Write(b); err != nil {
+		return err
 	}
-	sum := sha256.Sum256(b)
-	return append(b, sum[:]...)
+	for _, block := range t.Entries.blocks {
+		if _, err := io.WriteString(w, block.String()); err != nil {
+			return err
+		}
+	}
+	_, err := w.Write(h.Sum(nil))
+	return err
 }
 
 func flag(set bool) byte {
@@ -142,111 +148,13 @@ func ParseTOC(b []byte) (*TOC, error) {
 	if got := sha256.Sum256(body); !bytes.Equal(got[:], sum) {
 		return nil, errTOC
 	}
-	d := decoder{b: body[len(tocMagic):], text: string(body[len(tocMagic):])}
+	body = body[len(tocMagic):]
+	head := string(body[:min(len(body), 2*sha256.Size+2*binary.MaxVarintLen64+1)])
+	d := decoder{rest: head}
 	t := &TOC{DiffID: d.digest(), Content: d.digest(), Size: d.varint(), Opaque: d.byte() == 1}
 	n := d.uvarint()
-	if n > uint64(len(b)) {
-		return nil, errTOC
-	}
-	t.Entries = make([]Entry, n)
-	for i := range t.Entries {
-		d.entry(&t.Entries[i])
-		if i > 0 && comparePaths(t.Entries[i-1].Path, t.Entries[i].Path) >= 0 {
-			return nil, fmt.Errorf("%w: entries out of order", errTOC)
-		}
-	}
-	if d.bad || len(d.b) != 0 {
+	if d.bad || n > uint64(len(b)) || !t.Entries.parse(body[len(head)-len(d.rest):], n) {
 		return nil, errTOC
 	}
 	return t, nil
-}
-
-// A decoder reads the parts of a TOC; after the first that is not there it is bad and gives zeros.
-type decoder struct {
-	b    []byte
-	text string // what b was a suffix of at the start: strings are cut out of it, not copied
-	bad  bool
-}
-
-func (d *decoder) take(n uint64) []byte {
-	if d.bad || n > uint64(len(d.b)) {
-		d.bad = true
-		return nil
-	}
-	p := d.b[:n]
-	d.b = d.b[n:]
-	return p
-}
-
-func (d *decoder) digest() (x digest.Digest) { copy(x[:], d.take(sha256.Size)); return x }
-
-func (d *decoder) byte() byte {
-	if p := d.take(1); p != nil {
-		return p[0]
-	}
-	return 0
-}
-
-func (d *decoder) varint() int64 {
-	v, n := binary.Varint(d.b)
-	d.skip(n)
-	return v
-}
-
-func (d *decoder) uvarint() uint64 {
-	v, n := binary.Uvarint(d.b)
-	d.skip(n)
-	return v
-}
-
-// skip leaves out the n bytes of a number that was read, which is 0 when n says that there is none.
-func (d *decoder) skip(n int) {
-	if n <= 0 {
-		d.bad = true
-		return
-	}
-	d.b = d.b[n:]
-}
-
-func (d *decoder) string() string {
-	n := d.uvarint()
-	at := len(d.text) - len(d.b)
-	if d.take(n) == nil {
-		return ""
-	}
-	return d.text[at : at+int(n)]
-}
-
-func (d *decoder) entry(e *Entry) {
-	e.Type = Type(d.byte())
-	e.Path = d.string()
-	e.Mode = uint32(d.uvarint())
-	e.UID = int(d.varint())
-	e.GID = int(d.varint())
-	e.Mtime = d.varint()
-	e.Link = d.string()
-	switch e.Type {
-	case Regular:
-		e.Size = d.varint()
-		e.Offset = d.varint()
-		e.Digest = d.digest()
-	case Char, Block:
-		e.Major, e.Minor = uint32(d.uvarint()), uint32(d.uvarint())
-	case Dir:
-		e.Opaque = d.byte() == 1
-	}
-	n := d.uvarint()
-	if n > uint64(len(d.b)) {
-		d.bad = true
-	}
-	for range n {
-		if d.bad {
-			return
-		}
-		if e.Xattrs == nil {
-			e.Xattrs = make(map[string]string, n)
-		}
-		k := d.string()
-		e.Xattrs[k] = d.string()
-	}
 }

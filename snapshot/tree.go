@@ -125,7 +125,7 @@ func (s *Store) unpack(ctx context.Context, c *Chain, dir string) (*TOC, error) 
 	defer x.Close()
 	toc, err := readLayer(ctx, r, x.entry)
 	if err == nil {
-		err = errors.Join(x.hide(toc.Entries), x.finish())
+		err = errors.Join(x.hide(toc), x.finish())
 	}
 	if err != nil {
 		return nil, s.diagnose(ctx, c.Layer, fmt.Errorf("layer %s: %w", c.Layer, err))
@@ -162,13 +162,13 @@ func (t *TOC) impliedDirs() []string {
 			return
 		}
 		known[dir] = true
-		if t.get(dir) == nil {
+		if _, ok := t.Entries.find(dir); !ok {
 			add(parentOf(dir))
 			out = append(out, dir)
 		}
 	}
-	for i := range t.Entries {
-		add(parentOf(t.Entries[i].Path))
+	for i := range t.Entries.Len() {
+		add(parentOf(t.Entries.path(i)))
 	}
 	return out
 }

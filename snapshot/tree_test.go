@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -65,7 +66,7 @@ func TestTreeRoundTrip(t *testing.T) {
 	chain, _ := s.Chain(id)
 	if toc.DiffID != chain.Layer {
 		want, _ := s.TOC(t.Context(), chain.Layer)
-		t.Errorf("diff ID changed:\n%s", cmp.Diff(want.Entries, toc.Entries, cmpopts.IgnoreUnexported(Entry{})))
+		t.Errorf("diff ID changed:\n%s", cmp.Diff(slices.Collect(want.Entries.All()), slices.Collect(toc.Entries.All()), cmpopts.IgnoreUnexported(Entry{})))
 	}
 	if got, err := s.CommitTree(t.Context(), base, trees[0], Making{Created: epoch}); err != nil || got != id {
 		t.Errorf("CommitTree = %v %v, want %v", got, err, id)

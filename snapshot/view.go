@@ -64,14 +64,14 @@ func (s *Store) View(ctx context.Context, id digest.Digest) (*View, error) {
 // with returns the view with one layer above.
 func (v *View) with(c *Chain, t *TOC) *View {
 	u := &View{store: v.store, below: v, chain: c, toc: t, height: v.height + 1}
-	for i := range t.Entries {
-		if t.Entries[i].Type != Hardlink {
+	for i := range t.Entries.Len() {
+		if t.Entries.kind(i) != Hardlink {
 			continue
 		}
 		if u.linked == nil {
 			u.linked = map[string]bool{}
 		}
-		u.linked[t.Entries[i].Link] = true
+		u.linked[t.Entries.At(i).Link] = true
 	}
 	u.segments = pile(v.segments, newSegment(u))
 	return u
@@ -113,25 +113,28 @@ func (v *View) above(p string, floor int32) (Entry, bool) {
 		if n := s.get(p); n != nil {
 			all = all.over(n)
 		}
-		if all.entry != nil {
+		if all.of != nil {
 			break
 		}
 	}
 	// A layer may have something below p, and no entry for p itself: then there is a directory, whatever is further down.
 	at := all.height()
 	implied := all.implied > at && all.implied >= floor
-	switch {
-	case at != 0 && at >= floor && all.entry.Type != Whiteout && (!implied || all.entry.Type == Dir):
-		return all.of.present(all.entry)
-	case implied:
+	if at != 0 && at >= floor {
+		e := all.of.toc.Entries.At(int(all.entry))
+		if e.Type != Whiteout && (!implied || e.Type == Dir) {
+			return all.of.present(e)
+		}
+	}
+	if implied {
 		return Entry{Path: p, Type: Dir, Mode: 0o755}, true
 	}
 	return Entry{}, false
 }
 
 // present returns an entry of the topmost layer as the view shows it: hard links become the file they name.
-func (v *View) present(e *Entry) (Entry, bool) {
-	out := *e
+func (v *View) present(e Entry) (Entry, bool) {
+	out := e
 	out.from = v.chain
 	out.Opaque = false // how a layer hides others is nothing of what is seen
 	if e.Type != Hardlink {
@@ -141,13 +144,13 @@ func (v *View) present(e *Entry) (Entry, bool) {
 		return out, true
 	}
 	link := e.Link
-	target := v.toc.get(link)
-	for n := 0; n < maxLinks && target != nil && target.Type == Hardlink; n++ { // a link to a link
+	target, ok := v.toc.get(link)
+	for n := 0; n < maxLinks && ok && target.Type == Hardlink; n++ { // a link to a link
 		link = target.Link
-		target = v.toc.get(link)
+		target, ok = v.toc.get(link)
 	}
-	if target != nil {
-		out = *target
+	if ok {
+		out = target
 		out.from = v.chain
 	} else {
 		out, _ = v.below.lookup(link)
@@ -281,8 +284,7 @@ func ReadFile(t Tree, p string, max int64) ([]byte, bool, error) {
 func (v *View) Links() map[string]owners.Mark {
 	var links map[string]owners.Mark
 	for u := v; u.height > 0; u = u.below {
-		for i := range u.toc.Entries {
-			e := &u.toc.Entries[i]
+		for e := range u.toc.Entries.All() {
 			if e.Type != Symlink && e.Type != Fifo || e.UID == 0 && e.GID == 0 {
 				continue
 			}

@@ -25,7 +25,7 @@ func (r plainRoot) on(t *TOC) plainRoot {
 	}
 	out := maps.Clone(r)
 	removeBelow := func(p string) { maps.DeleteFunc(out, func(q string, _ Entry) bool { return isBelow(q, p) }) }
-	for _, e := range t.Entries { // what the layer takes away goes first
+	for e := range t.Entries.All() { // what the layer takes away goes first
 		if e.Type != Dir || e.Opaque {
 			removeBelow(e.Path)
 		}
@@ -33,7 +33,7 @@ func (r plainRoot) on(t *TOC) plainRoot {
 			delete(out, e.Path)
 		}
 	}
-	for _, e := range t.Entries {
+	for e := range t.Entries.All() {
 		for dir := parentOf(e.Path); dir != "."; dir = parentOf(dir) {
 			if out[dir].Type != Dir {
 				out[dir] = Entry{Path: dir, Type: Dir, Mode: 0o755}
@@ -58,14 +58,14 @@ func (r plainRoot) on(t *TOC) plainRoot {
 
 // follow returns the file that a hard link in t names: in t, or in what is below.
 func (t *TOC) follow(link string, below plainRoot) Entry {
-	own := t.get(link)
-	if own == nil {
+	own, ok := t.get(link)
+	if !ok {
 		return below[link]
 	}
 	if own.Type == Hardlink {
 		return t.follow(own.Link, below)
 	}
-	return *own
+	return own
 }
 
 // randomLayer returns a layer of a few entries, of those few names whose paths meet often. Some are links to what is not in the layer.
@@ -178,7 +178,7 @@ func TestViewsOfALongChainShare(t *testing.T) {
 	s := testStore(t)
 	var id digest.Digest
 	for i := range layers {
-		toc := &TOC{DiffID: digest.Of(fmt.Append(nil, i)), Entries: []Entry{{Path: "d", Type: Dir}, {Path: fmt.Sprintf("d/%04d", i), Type: Fifo}}}
+		toc := &TOC{DiffID: digest.Of(fmt.Append(nil, i)), Entries: ListOf(Entry{Path: "d", Type: Dir}, Entry{Path: fmt.Sprintf("d/%04d", i), Type: Fifo})}
 		s.tocs.Store(toc.DiffID, toc)
 		id = s.foresee(id, digest.Digest{}, toc.DiffID, toc.DiffID)
 	}
@@ -218,7 +218,7 @@ func BenchmarkLongChainView(b *testing.B) {
 				s := testStore(b)
 				var id digest.Digest
 				for i := range n {
-					toc := &TOC{DiffID: digest.Of(fmt.Append(nil, i)), Entries: []Entry{{Path: fmt.Sprint("f", i), Type: Fifo}}}
+					toc := &TOC{DiffID: digest.Of(fmt.Append(nil, i)), Entries: ListOf(Entry{Path: fmt.Sprint("f", i), Type: Fifo})}
 					s.tocs.Store(toc.DiffID, toc)
 					id = s.foresee(id, digest.Digest{}, toc.DiffID, toc.DiffID)
 					v, err := s.View(b.Context(), id)

@@ -27,7 +27,9 @@ type Writer struct {
 	*writerBuffers
 	tw      *tar.Writer
 	sum     *counter
-	entries []Entry
+	entries List
+	content *digest.Hasher // of the entries
+	last    string         // path
 }
 
 // writerBuffers are used again once a Writer is closed: to clear new ones costs more than to write a small layer.
@@ -58,7 +60,7 @@ func NewWriter(w io.Writer) *Writer {
 	sum := &counter{w: w, h: sha256.New()}
 	b := writerBuffersPool.Get().(*writerBuffers)
 	b.out.Reset(sum)
-	return &Writer{writerBuffers: b, tw: tar.NewWriter(b.out), sum: sum}
+	return &Writer{writerBuffers: b, tw: tar.NewWriter(b.out), sum: sum, content: newContent(false)}
 }
 
 // ErrChanged is returned when a file is not as long as its entry says.
@@ -67,15 +69,15 @@ var ErrChanged = errors.New("changed while it was read")
 // Add writes e. content gives the bytes of a Regular file and is nil for others. When e.Digest is
 // set it is taken for the digest of the content, which is not hashed again.
 func (w *Writer) Add(e Entry, content io.Reader) error {
-	if n := len(w.entries); n > 0 && comparePaths(w.entries[n-1].Path, e.Path) >= 0 {
-		return fmt.Errorf("layer entry %q after %q: out of order", e.Path, w.entries[n-1].Path)
+	if w.entries.Len() > 0 && comparePaths(w.last, e.Path) >= 0 {
+		return fmt.Errorf("layer entry %q after %q: out of order", e.Path, w.last)
 	}
 	if err := w.tw.WriteHeader(header(&e)); err != nil {
 		return fmt.Errorf("layer entry %q: %w", e.Path, err)
 	}
 	if e.Type == Regular {
 		e.Offset = w.sum.n + int64(w.out.Buffered())
-		if err := w.content(&e, content); err != nil {
+		if err := w.copy(&e, content); err != nil {
 			return fmt.Errorf("%s: %w", e.Path, err)
 		}
 	}
@@ -85,11 +87,13 @@ func (w *Writer) Add(e Entry, content io.Reader) error {
 			return err
 		}
 	}
-	w.entries = append(w.entries, e)
+	HashEntry(w.content, &e)
+	w.entries.add(&e)
+	w.last = e.Path
 	return nil
 }
 
-func (w *Writer) content(e *Entry, r io.Reader) error {
+func (w *Writer) copy(e *Entry, r io.Reader) error {
 	dst := io.Writer(w.tw)
 	var h hash.Hash
 	if e.Digest.IsZero() {
@@ -121,9 +125,7 @@ func (w *Writer) Close() (*TOC, error) {
 	w.out.Reset(nil)
 	writerBuffersPool.Put(w.writerBuffers)
 	w.writerBuffers = nil
-	t := &TOC{DiffID: digest.Digest(w.sum.h.Sum(nil)), Size: w.sum.n, Entries: w.entries}
-	t.Content = contentDigest(t)
-	return t, nil
+	return &TOC{DiffID: digest.Digest(w.sum.h.Sum(nil)), Size: w.sum.n, Content: w.content.Sum(), Entries: w.entries}, nil
 }
 
 var typeflags = map[Type]byte{

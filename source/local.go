@@ -11,13 +11,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/moby/patternmatcher"
 	"golang.org/x/sys/unix"
 
 	"github.com/seed0570efb0/build/internal/digest"
 	"github.com/seed0570efb0/build/internal/safefs"
+	"github.com/seed0570efb0/build/internal/sparse"
 	"github.com/seed0570efb0/build/snapshot"
 )
 
@@ -30,29 +30,15 @@ type Local struct {
 	matcher *patternmatcher.PatternMatcher // nil: nothing is ignored
 	index   *StatIndex
 
-	mu     sync.Mutex
-	dirs   map[string]*localDir
-	hashed map[string]hashed // the files that the index did not know
-}
-
-// A hashed file is the digest of a file and what the file looked like then.
-type hashed struct {
-	digest digest.Digest
-	stamp  stamp
-}
-
-// A localDir is a folder that was read.
-type localDir struct {
-	entries []snapshot.Entry // what is seen, ordered by name; files that the index knows have their digests
-	stamps  []stamp          // of the entries
-	match   patternmatcher.MatchInfo
-	err     error
+	mu      sync.Mutex
+	dirs    map[string]*localDir
+	learned bool // something that the index does not know
 }
 
 // NewLocal returns the folder dir seen through patterns, those of .dockerignore in order.
 // index, which may be nil, remembers digests of files between builds.
 func NewLocal(dir string, patterns []string, index *StatIndex) (*Local, error) {
-	l := &Local{dir: dir, index: index, dirs: map[string]*localDir{}, hashed: map[string]hashed{}}
+	l := &Local{dir: dir, index: index, dirs: map[string]*localDir{}}
 	var err error
 	if len(patterns) > 0 {
 		if l.matcher, err = patternmatcher.New(patterns); err != nil {
@@ -78,20 +64,14 @@ func (l *Local) Lstat(p string) (snapshot.Entry, bool, error) {
 	if p == "." {
 		return snapshot.Entry{Path: ".", Type: snapshot.Dir, Mode: 0o755}, true, nil
 	}
-	list, err := l.ReadDir(filepath.Dir(p))
-	if err != nil {
-		return snapshot.Entry{}, false, err
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	d := l.read(filepath.Dir(p))
+	i, ok := d.find(filepath.Base(p))
+	if d.err != nil || !ok {
+		return snapshot.Entry{}, false, d.err
 	}
-	i, ok := find(list, p)
-	if !ok {
-		return snapshot.Entry{}, false, nil
-	}
-	return list[i], true, nil
-}
-
-// find returns the index of p in the entries of its folder.
-func find(list []snapshot.Entry, p string) (int, bool) {
-	return slices.BinarySearchFunc(list, p, func(e snapshot.Entry, p string) int { return strings.Compare(e.Path, p) })
+	return d.entry(i, p), true, nil
 }
 
 // ReadDir implements snapshot.Tree.
@@ -99,7 +79,10 @@ func (l *Local) ReadDir(p string) ([]snapshot.Entry, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	d := l.read(p)
-	return d.entries, d.err
+	if d.err != nil {
+		return nil, d.err
+	}
+	return d.entries(p), nil
 }
 
 // read reads a folder once. The folder must be seen itself, or it has no entries.
@@ -111,8 +94,8 @@ func (l *Local) read(p string) *localDir {
 	l.dirs[p] = d
 	if p != "." {
 		parent := l.read(filepath.Dir(p))
-		i, ok := find(parent.entries, p)
-		if parent.err != nil || !ok || parent.entries[i].Type != snapshot.Dir {
+		i, ok := parent.find(filepath.Base(p))
+		if parent.err != nil || !ok || parent.files[i].kind != snapshot.Dir {
 			d.err = parent.err
 			return d
 		}
@@ -139,12 +122,18 @@ func (l *Local) list(p string, d *localDir) error {
 	}
 	slices.Sort(names)
 	known := l.index.folder(p)
-	d.entries, d.stamps = make([]snapshot.Entry, 0, len(names)), make([]stamp, 0, len(names))
+	d.files = make([]localFile, 0, len(names))
+	total := 0
+	for _, name := range names {
+		total += len(name)
+	}
+	d.names.Grow(total)
 	for _, name := range names {
 		path := name
 		if p != "." {
 			path = p + "/" + name
 		}
+		record := known.take(name)
 		e, st, err := statAt(int(f.Fd()), name, path)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // removed meanwhile
@@ -157,13 +146,16 @@ func (l *Local) list(p string, d *localDir) error {
 			return err
 		}
 		if !seen {
+			d.unseen = append(d.unseen, record...)
 			continue
 		}
 		if e.Type == snapshot.Regular {
-			e.Digest = known.digest(name, st)
+			e.Digest = digestIn(record, st)
 		}
-		d.entries, d.stamps = append(d.entries, e), append(d.stamps, st)
+		d.add(name, &e, st)
 	}
+	d.read, d.gone = true, known.end()
+	l.index.drop(p)
 	return nil
 }
 
@@ -180,7 +172,7 @@ func (l *Local) sees(e snapshot.Entry, parent patternmatcher.MatchInfo) (bool, e
 		return false, nil
 	}
 	d := &localDir{match: match}
-	if err := l.list(e.Path, d); err != nil || len(d.entries) == 0 {
+	if err := l.list(e.Path, d); err != nil || len(d.files) == 0 {
 		return false, err
 	}
 	l.dirs[e.Path] = d
@@ -244,7 +236,7 @@ func statAt(dir int, name, path string) (snapshot.Entry, stamp, error) {
 		e.Type, e.Major, e.Minor = snapshot.Block, unix.Major(st.Rdev), unix.Minor(st.Rdev)
 	}
 	if st.Nlink > 1 && st.Mode&unix.S_IFMT == unix.S_IFREG {
-		e.Inode = fmt.Sprintf("%x:%x", st.Dev, st.Ino)
+		e.Inode = makeStamp(&st).inode()
 	}
 	return e, makeStamp(&st), nil
 }
@@ -255,84 +247,93 @@ func (l *Local) Open(e snapshot.Entry) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	if h, ok := l.known(e.Path); ok && h.stamp != now {
+	if d, seen := l.known(e.Path); !d.IsZero() && now != (stamp{}) && seen != now {
 		f.Close()
 		return nil, fmt.Errorf("%s: %w", filepath.Join(l.dir, e.Path), snapshot.ErrChanged)
 	}
 	return f, nil
 }
 
-func (l *Local) open(e snapshot.Entry) (*os.File, stamp, error) {
+// An opened file is read without its holes.
+type opened struct {
+	io.Reader
+	file *os.File
+}
+
+// Close implements io.Closer.
+func (o opened) Close() error { return o.file.Close() }
+
+// open opens the file of an entry. What cannot be opened is empty, and has no stamp.
+func (l *Local) open(e snapshot.Entry) (opened, stamp, error) {
 	f, err := l.root.OpenFile(e.Path)
 	if errors.Is(err, unix.ENXIO) { // a socket
 		f, err = os.Open(os.DevNull)
-		return f, stamp{}, err
+		return opened{f, f}, stamp{}, err
 	}
 	if err != nil {
-		return nil, stamp{}, err
+		return opened{}, stamp{}, err
 	}
-	st, err := stampOf(f)
-	if err == nil && (st.size != e.Size || time.Unix(0, st.mtime).Unix() != e.Mtime) {
+	st, err := statOf(f)
+	now := makeStamp(&st)
+	if err == nil && (now.size != e.Size || now.seconds() != e.Mtime) {
 		err = fmt.Errorf("%s: %w", filepath.Join(l.dir, e.Path), snapshot.ErrChanged)
 	}
 	if err != nil {
 		f.Close()
-		return nil, stamp{}, err
+		return opened{}, stamp{}, err
 	}
-	return f, st, nil
+	return opened{sparse.NewReader(int(f.Fd()), &st), f}, now, nil
 }
 
 // Digest implements snapshot.Tree.
 func (l *Local) Digest(ctx context.Context, e snapshot.Entry) (digest.Digest, error) {
-	if h, ok := l.known(e.Path); ok {
-		return h.digest, nil
+	if d, _ := l.known(e.Path); !d.IsZero() {
+		return d, nil
 	}
-	h, err := l.hash(ctx, e)
+	begun := l.index.time()
+	d, st, err := l.hash(ctx, e)
 	if err != nil {
 		return digest.Digest{}, err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.hashed[e.Path] = h
-	return h.digest, nil
+	dir := l.read(filepath.Dir(e.Path))
+	if i, ok := dir.find(filepath.Base(e.Path)); ok {
+		f := &dir.files[i]
+		f.digest, f.lasting = d, l.index.trusts(st, begun)
+		if st != (stamp{}) {
+			f.stamp = st
+		}
+		l.learned = l.learned || f.lasting
+	}
+	return d, nil
 }
 
-// known returns the digest of a file that was seen, if it need not be computed any more.
-func (l *Local) known(p string) (hashed, bool) {
+// known returns the digest of a file that was seen, if it need not be computed any more, and the file's stamp.
+func (l *Local) known(p string) (digest.Digest, stamp) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if h, ok := l.hashed[p]; ok {
-		return h, true
-	}
 	d := l.read(filepath.Dir(p))
-	i, ok := find(d.entries, p)
-	if !ok || d.entries[i].Digest.IsZero() {
-		return hashed{}, false
+	i, ok := d.find(filepath.Base(p))
+	if !ok {
+		return digest.Digest{}, stamp{}
 	}
-	return hashed{d.entries[i].Digest, d.stamps[i]}, true
+	return d.files[i].digest, d.files[i].stamp
 }
 
-func (l *Local) hash(ctx context.Context, e snapshot.Entry) (hashed, error) {
-	begun := l.index.time()
+func (l *Local) hash(ctx context.Context, e snapshot.Entry) (digest.Digest, stamp, error) {
 	f, before, err := l.open(e)
 	if err != nil {
-		return hashed{}, err
+		return digest.Digest{}, stamp{}, err
 	}
 	defer f.Close()
 	d, err := digest.FromReader(ctx, f)
-	if err != nil {
-		return hashed{}, err
+	if err != nil || before == (stamp{}) {
+		return d, before, err
 	}
-	if before == (stamp{}) {
-		return hashed{d, before}, nil
-	}
-	after, err := stampOf(f)
-	if err == nil && after != before {
+	after, err := statOf(f.file)
+	if err == nil && makeStamp(&after) != before {
 		err = fmt.Errorf("%s: %w", filepath.Join(l.dir, e.Path), snapshot.ErrChanged)
 	}
-	if err != nil {
-		return hashed{}, err
-	}
-	l.index.record(e.Path, before, d, begun)
-	return hashed{d, before}, nil
+	return d, before, err
 }

@@ -1,10 +1,12 @@
 package source
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"math/rand/v2"
@@ -193,18 +195,30 @@ func TestFileThatChangesIsAnError(t *testing.T) {
 	}
 }
 
-func TestStatIndex(t *testing.T) {
-	disk, err := cache.Open(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
+// A file with holes is the file with zeros, on whatever file system.
+func TestHolesAreZeros(t *testing.T) {
 	dir := t.TempDir()
-	testkit.Tree(t, dir, "f = hello", "g = world")
-	digestOf := func(name string, x *StatIndex) string {
-		l, err := NewLocal(dir, nil, x)
+	for name, zero := range map[string]func(f *os.File) error{
+		"holes": func(f *os.File) error { return f.Truncate(5 << 20) },
+		"zeros": func(f *os.File) error { _, err := f.Write(make([]byte, 5<<20)); return err },
+	} {
+		f, err := os.Create(filepath.Join(dir, name))
+		if err == nil {
+			err = zero(f)
+		}
+		if err == nil {
+			_, err = f.WriteAt([]byte("data"), 3<<20)
+		}
+		if err == nil {
+			err = f.Close()
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
+	}
+	l := local(t, dir, nil, nil)
+	var digests []digest.Digest
+	for _, name := range []string{"holes", "zeros"} {
 		e, _, err := l.Lstat(name)
 		if err != nil {
 			t.Fatal(err)
@@ -213,49 +227,82 @@ func TestStatIndex(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		r, err := l.Open(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(r)
+		if err := errors.Join(err, r.Close()); err != nil || digest.Of(b) != d {
+			t.Errorf("%s: %d bytes are read that have not its digest: %v", name, len(b), err)
+		}
+		digests = append(digests, d)
+	}
+	if digests[0] != digests[1] {
+		t.Error("a hole is not hashed as zeros")
+	}
+}
+
+func TestStatIndex(t *testing.T) {
+	disk, err := cache.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	testkit.Tree(t, dir, "f = hello", "g = world")
+	// digestOf asks for the digest of a file, and remembers it.
+	digestOf := func(name string, now func() time.Time) string {
+		t.Helper()
+		x := OpenStatIndex(disk, dir)
+		x.now = now
+		l := local(t, dir, nil, x)
+		e, _, err := l.Lstat(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := l.Digest(t.Context(), e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Save(); err != nil {
+			t.Fatal(err)
+		}
 		return d.Short()
 	}
 	// Files that are younger than a tick of the coarsest clock are not remembered.
-	x := OpenStatIndex(disk, dir)
-	digestOf("f", x)
-	if len(all(x)) != 0 {
+	digestOf("f", time.Now)
+	if known := all(OpenStatIndex(disk, dir)); len(known) != 0 {
 		t.Error("a file of this moment is remembered")
 	}
 	// However long reading them takes: what counts is when it began.
 	asked := false
-	x.now = func() time.Time {
+	digestOf("f", func() time.Time {
 		if !asked {
 			asked = true
 			return time.Now()
 		}
 		return time.Now().Add(time.Minute)
-	}
-	digestOf("f", x)
-	if len(all(x)) != 0 {
+	})
+	if known := all(OpenStatIndex(disk, dir)); len(known) != 0 {
 		t.Error("a file of the moment its reading began is remembered")
 	}
 	later := func() time.Time { return time.Now().Add(time.Minute) }
-	x.now = later
-	hello := digestOf("f", x)
-	if err := x.Save(); err != nil {
-		t.Fatal(err)
-	}
-	x = OpenStatIndex(disk, dir)
+	hello := digestOf("f", later)
+	x := OpenStatIndex(disk, dir)
 	if len(all(x)) != 1 {
 		t.Fatalf("%d files remembered, want 1", len(all(x)))
 	}
 	// That it is used shows when it lies.
 	f := all(x)["f"]
 	f.digest[0] ^= 0xff
-	x.folders["."] = mergeIndexed(x.folders["."], map[string]indexed{"f": f})
-	if got := digestOf("f", x); got == hello {
+	rewrite(t, x, map[string][]byte{".": appendIndexed(nil, "f", f)})
+	if got := digestOf("f", later); got == hello {
 		t.Error("the index is not used")
 	}
 	// A change of the file shows, although the size stays.
 	if err := os.WriteFile(filepath.Join(dir, "f"), []byte("HELLO"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if got := digestOf("f", OpenStatIndex(disk, dir)); got == hello {
+	if got := digestOf("f", later); got == hello {
 		t.Error("a changed file has its old digest")
 	}
 	if err := disk.WriteFile(x.name, []byte("garbage")); err != nil {
@@ -263,6 +310,34 @@ func TestStatIndex(t *testing.T) {
 	}
 	if x := OpenStatIndex(disk, dir); len(all(x)) != 0 {
 		t.Error("a damaged index is not empty")
+	}
+}
+
+// local returns a folder, closed when the test ends.
+func local(t *testing.T, dir string, patterns []string, x *StatIndex) *Local {
+	t.Helper()
+	l, err := NewLocal(dir, patterns, x)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
+// rewrite writes an index of the given folders.
+func rewrite(t *testing.T, x *StatIndex, folders map[string][]byte) {
+	t.Helper()
+	err := x.store.WriteStream(x.name, func(w io.Writer) error {
+		return writeStatIndex(w, func(yield func(string, []byte) bool) {
+			for _, dir := range slices.Sorted(maps.Keys(folders)) {
+				if !yield(dir, folders[dir]) {
+					return
+				}
+			}
+		})
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -278,54 +353,98 @@ func all(x *StatIndex) map[string]indexed {
 			out[filepath.Join(dir, string(name))], b = f, rest
 		}
 	}
-	for dir, files := range x.fresh {
-		for name, f := range files {
-			out[filepath.Join(dir, name)] = f
-		}
-	}
 	return out
 }
 
-// An index that is saved again and again knows what it was told last, and finds it in the order of names.
-func TestStatIndexKeepsWhatItLearns(t *testing.T) {
+// An index knows the files that are there: those that were hashed in any build, whatever that build ignored or did not read, and none that are gone.
+func TestStatIndexKnowsWhatIsThere(t *testing.T) {
 	disk, err := cache.Open(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := rand.New(rand.NewPCG(1, 2))
-	want := map[string]indexed{}
-	for range 20 {
-		x := OpenStatIndex(disk, "/folder")
-		for range r.IntN(8) {
-			p := filepath.Join([]string{".", "a", "a/b", "c"}[r.IntN(4)], []string{"f", "f.txt", "g", "fa", "Z", "é"}[r.IntN(6)])
-			f := indexed{stamp{r.Int64N(9), 1, 2, 3, 4}, digest.Of(fmt.Append(nil, r.Int()))}
-			x.record(p, f.stamp, f.digest, time.Now())
-			want[p] = f
+	dir := t.TempDir()
+	testkit.Tree(t, dir, "a/f = 1", "a/f.o = 2", "a/g = 3", "b/c/h = 4", "b/i = 5", "top = 6")
+	// hash has the files below p hashed, and returns the paths that are known afterwards.
+	hash := func(p string, patterns ...string) string {
+		t.Helper()
+		x := OpenStatIndex(disk, dir)
+		x.now = func() time.Time { return time.Now().Add(time.Minute) }
+		l := local(t, dir, patterns, x)
+		err := snapshot.Walk(l, p, func(e snapshot.Entry) (bool, error) {
+			if e.Type != snapshot.Regular {
+				return true, nil
+			}
+			_, err := l.Digest(t.Context(), e)
+			return true, err
+		})
+		if err == nil {
+			err = l.Save()
 		}
-		if err := x.Save(); err != nil {
+		if err != nil {
 			t.Fatal(err)
 		}
-		x = OpenStatIndex(disk, "/folder")
-		if d := cmp.Diff(want, all(x), cmp.AllowUnexported(indexed{}, stamp{})); d != "" {
-			t.Fatal(d)
+		return strings.Join(slices.Sorted(maps.Keys(all(OpenStatIndex(disk, dir)))), " ")
+	}
+	remove := func(p string) {
+		t.Helper()
+		if err := os.RemoveAll(filepath.Join(dir, p)); err != nil {
+			t.Fatal(err)
 		}
-		known := map[string]*remembered{}
-		for _, p := range slices.Sorted(maps.Keys(want)) {
-			dir, name := filepath.Dir(p), filepath.Base(p)
-			if known[dir] == nil {
-				known[dir] = x.folder(dir)
-			}
-			known[dir].digest(name[:len(name)-1], want[p].stamp) // what is not there takes nothing from what is behind it
-			if got := known[dir].digest(name, want[p].stamp); got != want[p].digest {
-				t.Errorf("%s has the digest %s, want %s", p, got, want[p].digest)
+	}
+	for _, step := range []struct {
+		name, want string
+		known      string
+	}{
+		{"one folder", "a/f a/f.o a/g", hash("a")},
+		{"all", "a/f a/f.o a/g b/c/h b/i top", hash(".")},
+		{"what is ignored", "a/f a/f.o a/g b/c/h b/i top", hash(".", "**/*.o", "b")},
+		{"a file that is gone", "a/f a/f.o b/c/h b/i top", func() string { remove("a/g"); return hash(".", "**/*.o", "b") }()},
+		{"a file that is gone and was ignored", "a/f b/c/h b/i top", func() string { remove("a/f.o"); return hash("a") }()},
+		{"a folder that is gone and another that was not read", "b/c/h b/i", func() string { remove("a"); remove("top"); return hash("b") }()},
+	} {
+		if step.known != step.want {
+			t.Errorf("%s: it knows %s, want %s", step.name, step.known, step.want)
+		}
+	}
+}
+
+// An index that is saved again and again finds each file, and takes nothing for it that is another one's.
+func TestStatIndexFinds(t *testing.T) {
+	names := []string{"Z", "f", "f.txt", "fa", "g", "é"}
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 200 {
+		var b []byte
+		want := map[string]indexed{}
+		for _, name := range names {
+			if r.IntN(2) == 0 {
+				want[name] = indexed{stamp{r.Int64N(9), 1, 2, 3, 4}, digest.Of(fmt.Append(nil, r.Int()))}
+				b = appendIndexed(b, name, want[name])
 			}
 		}
-		for p, f := range want {
-			other := f.stamp
-			other.ino++
-			if got := x.folder(filepath.Dir(p)).digest(filepath.Base(p), other); !got.IsZero() {
-				t.Errorf("%s with another stamp has a digest", p)
+		known := remembered{rest: b}
+		left := 0
+		for _, name := range names {
+			f, there := want[name]
+			if r.IntN(4) == 0 { // nobody asks
+				if there {
+					left++
+				}
+				continue
 			}
+			if before := name[:len(name)-1]; !slices.Contains(names, before) && known.take(before) != nil {
+				t.Errorf("there is something before %s", name)
+			}
+			record := known.take(name)
+			if got := digestIn(record, f.stamp); there && got != f.digest || !there && record != nil {
+				t.Errorf("%s has the digest %s, want %s", name, got, f.digest)
+			}
+			f.stamp.ino++
+			if got := digestIn(record, f.stamp); !got.IsZero() {
+				t.Errorf("%s with another stamp has a digest", name)
+			}
+		}
+		if known.end() != (left > 0) {
+			t.Errorf("%d records were not taken: %v", left, known.end())
 		}
 	}
 }
@@ -349,7 +468,7 @@ func TestStatIndexOfAnotherVersion(t *testing.T) {
 		{seal("build stat index 1\n" + file), true}, // all paths in one list
 		{seal("build stat index 3\n?"), true},       // of a newer program
 		{seal(statIndexMagic), true},
-		{seal(statIndexMagic + file), false}, // sealed, but not by marshalStatIndex
+		{seal(statIndexMagic + file), false}, // sealed, but not by writeStatIndex
 		{seal("build files 1\n"), false},
 		{seal("build stat index 1\n" + file)[1:], false},
 		{[]byte("build stat index 1\n" + file), false},
@@ -371,7 +490,11 @@ func TestStatIndexOfAnotherVersion(t *testing.T) {
 
 func FuzzStatIndex(f *testing.F) {
 	block := appendIndexed(nil, "b", indexed{stamp: stamp{1, 2, 3, 4, 5}})
-	f.Add(marshalStatIndex(map[string][]byte{"a": block}), block)
+	var file bytes.Buffer
+	if err := writeStatIndex(&file, func(yield func(string, []byte) bool) { yield("a", block) }); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(file.Bytes(), block)
 	f.Fuzz(func(t *testing.T, file, folder []byte) {
 		parseStatIndex(file)
 		for rest := folder; len(rest) > 0; {
@@ -380,7 +503,7 @@ func FuzzStatIndex(f *testing.F) {
 				break
 			}
 		}
-		(&remembered{folder}).digest("b", stamp{1, 2, 3, 4, 5})
+		digestIn((&remembered{rest: folder}).take("b"), stamp{1, 2, 3, 4, 5})
 	})
 }
 
@@ -442,7 +565,7 @@ func hashContext(b *testing.B, disk *cache.Store, dir string) {
 		return true, err
 	})
 	if err == nil && x != nil {
-		err = x.Save()
+		err = l.Save()
 	}
 	if err != nil {
 		b.Fatal(err)

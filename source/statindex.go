@@ -4,11 +4,15 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -25,12 +29,11 @@ type stamp struct {
 	dev, ino     uint64
 }
 
-func stampOf(f *os.File) (stamp, error) {
-	var st unix.Stat_t
+func statOf(f *os.File) (st unix.Stat_t, err error) {
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return stamp{}, &os.PathError{Op: "stat", Path: f.Name(), Err: err}
+		return st, &os.PathError{Op: "stat", Path: f.Name(), Err: err}
 	}
-	return makeStamp(&st), nil
+	return st, nil
 }
 
 func makeStamp(st *unix.Stat_t) stamp {
@@ -41,17 +44,20 @@ func makeStamp(st *unix.Stat_t) stamp {
 // of a file system's clock leave the same times. The coarsest in use tick every two seconds.
 const racy = 2 * time.Second
 
+// seconds is the time of the last change, as tars have it.
+func (s stamp) seconds() int64 { return time.Unix(0, s.mtime).Unix() }
+
+// inode is what the names of one file have in common.
+func (s stamp) inode() string { return fmt.Sprintf("%x:%x", s.dev, s.ino) }
+
 // A StatIndex remembers the digests of a folder's files, so that an unchanged file costs a stat
-// and not its bytes. A nil index remembers nothing. It is safe for concurrent use.
+// and not its bytes. A nil index remembers nothing. It belongs to one Local.
 type StatIndex struct {
 	store *cache.Store
 	name  string
 	now   func() time.Time
 
-	folders map[string][]byte // as they were read: who lists a folder reads its files one after the other
-
-	mu    sync.Mutex
-	fresh map[string]map[string]indexed // what this process has learned, by folder and name
+	folders map[string][]byte // those that were not read to their end, as the file has them: who lists a folder reads its files one after the other
 }
 
 type indexed struct {
@@ -62,40 +68,66 @@ type indexed struct {
 // OpenStatIndex returns the index of the folder dir. A damaged one is empty.
 func OpenStatIndex(store *cache.Store, dir string) *StatIndex {
 	h := digest.Of([]byte(dir)).Hex()
-	x := &StatIndex{store: store, name: filepath.Join("contexts", h[:2], h[2:]), now: time.Now, fresh: map[string]map[string]indexed{}}
+	x := &StatIndex{store: store, name: filepath.Join("contexts", h[:2], h[2:]), now: time.Now}
 	if b, err := store.ReadFile(x.name); err == nil {
 		x.folders = parseStatIndex(b)
+		for dir, files := range x.folders {
+			x.folders[dir] = bytes.Clone(files) // each can be dropped
+		}
 	}
 	return x
 }
 
 // A remembered is what is known of the files of one folder. They are asked for in the order of their names.
-type remembered struct{ rest []byte }
+type remembered struct {
+	rest []byte
+	gone bool // somebody did not ask for one
+}
 
 // folder returns what is known of the files in dir.
 func (x *StatIndex) folder(dir string) *remembered {
 	if x == nil {
 		return &remembered{}
 	}
-	return &remembered{x.folders[dir]}
+	return &remembered{rest: x.folders[dir]}
 }
 
-// digest returns the digest of a file that still looks as it did when it was hashed; otherwise it is zero.
-func (r *remembered) digest(name string, s stamp) digest.Digest {
+// drop forgets a folder that was read: who read it knows more.
+func (x *StatIndex) drop(dir string) {
+	if x != nil {
+		delete(x.folders, dir)
+	}
+}
+
+// take returns the record of a file, or nil.
+func (r *remembered) take(name string) []byte {
 	for len(r.rest) > 0 {
-		n, f, rest, ok := cutIndexed(r.rest)
+		n, _, rest, ok := cutIndexed(r.rest)
 		if !ok || string(n) > name {
 			break
 		}
+		record := r.rest[:len(r.rest)-len(rest)]
 		r.rest = rest
-		if string(n) == name && f.stamp == s {
-			return f.digest
+		if string(n) == name {
+			return record
 		}
+		r.gone = true
+	}
+	return nil
+}
+
+// end reports whether there are records that were not taken.
+func (r *remembered) end() bool { return r.gone || len(r.rest) > 0 }
+
+// digestIn returns the digest that a record has of a file that still looks as it did when it was hashed; otherwise it is zero.
+func digestIn(record []byte, s stamp) digest.Digest {
+	if _, f, _, ok := cutIndexed(record); ok && f.stamp == s {
+		return f.digest
 	}
 	return digest.Digest{}
 }
 
-// time returns the time now, for record.
+// time returns the time now, for trusts.
 func (x *StatIndex) time() time.Time {
 	if x == nil {
 		return time.Time{}
@@ -103,42 +135,92 @@ func (x *StatIndex) time() time.Time {
 	return x.now()
 }
 
-// record remembers d, which began to be computed at the time begun: a write while the file was read may leave
-// the times of the write before it.
-func (x *StatIndex) record(p string, s stamp, d digest.Digest, begun time.Time) {
-	if x == nil || begun.Sub(time.Unix(0, max(s.mtime, s.ctime))) < racy {
-		return
-	}
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	dir, name := filepath.Dir(p), filepath.Base(p)
-	if x.fresh[dir] == nil {
-		x.fresh[dir] = map[string]indexed{}
-	}
-	x.fresh[dir][name] = indexed{s, d}
+// trusts reports whether a digest holds as long as the file looks like s. It began to be computed at the time begun: a write while the file was
+// read may leave the times of the write before it.
+func (x *StatIndex) trusts(s stamp, begun time.Time) bool {
+	return x != nil && s != stamp{} && begun.Sub(time.Unix(0, max(s.mtime, s.ctime))) >= racy
 }
 
-// Save writes the index when something was added. Of two processes the last one's stays:
-// what the other one learned is learned again.
-func (x *StatIndex) Save() error {
+// Save writes the index when something was learned, or is known of files that are gone. What it knows of folders that were not read stays as long as they
+// are there. Of two processes the last one's index stays: what the other one learned is learned again.
+func (l *Local) Save() error {
+	x := l.index
 	if x == nil {
 		return nil
 	}
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if len(x.fresh) == 0 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	changed := l.learned
+	for _, d := range l.dirs {
+		changed = changed || d.gone
+	}
+	if !changed {
 		_ = x.store.Touch(x.name) // it was used
 		return nil
 	}
-	folders := maps.Clone(x.folders)
-	if folders == nil {
-		folders = map[string][]byte{}
+	return x.store.WriteStream(x.name, func(w io.Writer) error { return writeStatIndex(w, l.remembered) })
+}
+
+// remembered yields the folders of the next index, in order.
+func (l *Local) remembered(yield func(dir string, files []byte) bool) {
+	dirs := slices.Collect(maps.Keys(l.index.folders))
+	for dir, d := range l.dirs {
+		if _, ok := l.index.folders[dir]; !ok && d.read {
+			dirs = append(dirs, dir)
+		}
 	}
-	for dir, fresh := range x.fresh {
-		folders[dir] = mergeIndexed(folders[dir], fresh)
+	slices.Sort(dirs)
+	var files []byte
+	for _, dir := range dirs {
+		if d := l.dirs[dir]; d != nil && d.read {
+			files = d.appendIndexed(files[:0])
+		} else if l.isThere(dir) {
+			files = append(files[:0], l.index.folders[dir]...)
+		} else {
+			continue
+		}
+		if len(files) > 0 && !yield(dir, files) {
+			return
+		}
 	}
-	x.folders, x.fresh = folders, map[string]map[string]indexed{}
-	return x.store.WriteFile(x.name, marshalStatIndex(folders))
+}
+
+// isThere reports whether there is a folder at a path, ignored or not.
+func (l *Local) isThere(dir string) bool {
+	f, err := l.root.OpenFile(dir)
+	if err != nil {
+		return !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) && !errors.Is(err, unix.ELOOP)
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	return err == nil && fi.IsDir()
+}
+
+// appendIndexed adds what is known of the files of a folder.
+func (d *localDir) appendIndexed(b []byte) []byte {
+	unseen := remembered{rest: d.unseen}
+	for i := range d.files {
+		f := &d.files[i]
+		if f.digest.IsZero() || !f.lasting {
+			continue
+		}
+		b = append(b, unseen.until(d.name(i))...)
+		b = appendIndexed(b, d.name(i), indexed{f.stamp, f.digest})
+	}
+	return append(b, unseen.rest...)
+}
+
+// until returns the records of the files before name.
+func (r *remembered) until(name string) []byte {
+	all := r.rest
+	for len(r.rest) > 0 {
+		n, _, rest, ok := cutIndexed(r.rest)
+		if !ok || string(n) >= name {
+			break
+		}
+		r.rest = rest
+	}
+	return all[:len(all)-len(r.rest)]
 }
 
 // The file is a magic line, which ends with the version, then for each folder its path and what is known of its files, both with their length before them, then the
@@ -148,16 +230,22 @@ const (
 	statIndexMagic = statIndexName + "2\n"
 )
 
-func marshalStatIndex(folders map[string][]byte) []byte {
-	b := []byte(statIndexMagic)
-	for _, dir := range slices.Sorted(maps.Keys(folders)) {
-		for _, part := range [][]byte{[]byte(dir), folders[dir]} {
-			b = binary.AppendUvarint(b, uint64(len(part)))
-			b = append(b, part...)
+func writeStatIndex(w io.Writer, folders iter.Seq2[string, []byte]) error {
+	h := sha256.New()
+	w = io.MultiWriter(w, h)
+	if _, err := io.WriteString(w, statIndexMagic); err != nil {
+		return err
+	}
+	for dir, files := range folders {
+		b := binary.AppendUvarint(nil, uint64(len(dir)))
+		b = append(b, dir...)
+		b = binary.AppendUvarint(b, uint64(len(files)))
+		if _, err := w.Write(append(b, files...)); err != nil {
+			return err
 		}
 	}
-	sum := sha256.Sum256(b)
-	return append(b, sum[:]...)
+	_, err := w.Write(h.Sum(nil))
+	return err
 }
 
 // IsStatIndex reports whether b is a whole index. One of another version is, too: it tells this one nothing, and nobody has damaged it.
@@ -176,7 +264,7 @@ func openStatIndex(b []byte) ([]byte, bool) {
 	return b[:n], bytes.Equal(sum[:], b[n:])
 }
 
-// parseStatIndex returns the folders, or nil for what marshalStatIndex did not write.
+// parseStatIndex returns the folders, or nil for what writeStatIndex did not write.
 func parseStatIndex(b []byte) map[string][]byte {
 	body, ok := openStatIndex(b)
 	if !ok || !bytes.HasPrefix(body, []byte(statIndexMagic)) {
@@ -225,24 +313,4 @@ func appendIndexed(b []byte, name string, f indexed) []byte {
 		b = binary.LittleEndian.AppendUint64(b, v)
 	}
 	return append(b, f.digest[:]...)
-}
-
-// mergeIndexed returns what is known of a folder with fresh in place of what was there of the same files.
-func mergeIndexed(old []byte, fresh map[string]indexed) []byte {
-	all := maps.Clone(fresh)
-	for len(old) > 0 {
-		name, f, rest, ok := cutIndexed(old)
-		if !ok {
-			break
-		}
-		if _, ok := fresh[string(name)]; !ok {
-			all[string(name)] = f
-		}
-		old = rest
-	}
-	var b []byte
-	for _, name := range slices.Sorted(maps.Keys(all)) {
-		b = appendIndexed(b, name, all[name])
-	}
-	return b
 }

@@ -44,8 +44,6 @@ type app struct {
 	collector *collect.Collector
 	recorder  *history.Recorder // of the build that is under way
 
-	collectAsUsual func() // what has been put off by collectLater
-
 	display    *progress.Display
 	dockerfile []byte // for excerpts in errors
 }

@@ -72,7 +72,7 @@ type plan struct {
 	outputs   []exporter.Output
 	secrets   map[string]source.Secret
 	agents    map[string]func(net.Conn)
-	index     []*source.StatIndex
+	locals    []*source.Local
 	// cacheLimit is how many bytes the store may take; 0 is no limit. enforce, when not nil, keeps it after a step.
 	cacheLimit int64
 	enforce    func(context.Context)
@@ -174,7 +174,7 @@ func (a *app) solve(ctx context.Context, p *plan) (results []*exporter.Result, e
 		return err
 	})
 	a.endRecord(ctx, err)
-	for _, x := range p.index {
+	for _, x := range p.locals {
 		if e := x.Save(); e != nil { // the next build hashes the files again
 			a.warn("the digests of the context are not remembered: " + e.Error())
 		}

@@ -118,12 +118,11 @@ func (a *app) local(p *plan, name, dir string, ignore []string) error {
 	if err != nil {
 		return err
 	}
-	index := source.OpenStatIndex(a.disk, abs)
-	t, err := source.NewLocal(abs, ignore, index)
+	t, err := source.NewLocal(abs, ignore, source.OpenStatIndex(a.disk, abs))
 	if err != nil {
 		return &usageError{err: fileError(err)}
 	}
-	p.index = append(p.index, index)
+	p.locals = append(p.locals, t)
 	a.executor.Locals[name] = t
 	return nil
 }

@@ -11,7 +11,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"sync"
 	"syscall"
 
 	"github.com/seed0570efb0/build/executor/sandbox"
@@ -34,8 +33,8 @@ var errInterrupted = errors.New("interrupted")
 
 // run carries out one command line and returns the exit status.
 func run(args []string, std stdio) int {
-	a := &app{stdio: std, isolation: envOr("BUILD_ISOLATION", autoIsolation), collectAsUsual: sync.OnceFunc(collectAsUsual)}
-	collectLater(a.collectAsUsual)
+	a := &app{stdio: std, isolation: envOr("BUILD_ISOLATION", autoIsolation)}
+	collectGarbage()
 	if err := a.setDebug(os.Getenv("BUILD_DEBUG"), std.err); err != nil {
 		return a.exit(err)
 	}

@@ -1,36 +1,52 @@
 package main
 
 import (
-	"math"
 	"runtime"
 	"runtime/debug"
 	"testing"
 )
 
-func TestGarbageIsCollectedAsUsualAfterTheFirstTime(t *testing.T) {
+// collector returns when garbage is collected now.
+func collector() (percent int, limit int64) {
+	percent = debug.SetGCPercent(100)
+	debug.SetGCPercent(percent)
+	return percent, debug.SetMemoryLimit(-1)
+}
+
+func TestGarbageIsCollectedLateAndThenOften(t *testing.T) {
 	t.Setenv("GOGC", "")
 	t.Setenv("GOMEMLIMIT", "")
-	done := make(chan struct{})
-	collectLater(func() { collectAsUsual(); close(done) })
-	percent := debug.SetGCPercent(-1)
-	if limit := debug.SetMemoryLimit(-1); percent != -1 || limit != untidy {
+	collectGarbage()
+	if percent, limit := collector(); percent != -1 || limit != untidy {
 		t.Errorf("collected at %d %% and %d bytes, want at %d bytes only", percent, limit, untidy)
 	}
-	runtime.GC()
-	<-done
-	percent = debug.SetGCPercent(100)
-	if limit := debug.SetMemoryLimit(-1); percent != 100 || limit != math.MaxInt64 {
-		t.Errorf("collected at %d %% and %d bytes after the first time, want as Go does", percent, limit)
+	collected := make(chan int64, 1)
+	afterCollection(func(alive int64) {
+		select {
+		case collected <- alive:
+		default:
+		}
+	})
+	large := make([]byte, 4*tidy)
+	var limit int64
+	for range 100 { // the first collections may have begun before there was a large slice, and cleanups run later
+		runtime.GC()
+		<-collected
+		if _, limit = collector(); limit > tidy {
+			break
+		}
+	}
+	runtime.KeepAlive(large)
+	if percent, _ := collector(); percent != 100 || limit < 4*tidy*3/2 {
+		t.Errorf("collected at %d %% and %d bytes with %d bytes alive, want 100 %% and half as much again", percent, limit, len(large))
 	}
 }
 
 func TestGarbageIsCollectedAsTheEnvironmentSays(t *testing.T) {
 	t.Setenv("GOGC", "70")
-	before := debug.SetGCPercent(70)
-	defer debug.SetGCPercent(before)
-	collectLater(func() { t.Error("it was put off") })
-	collectAsUsual()
-	if percent := debug.SetGCPercent(70); percent != 70 {
-		t.Errorf("collected at %d %%, want 70", percent)
+	before, limit := collector()
+	collectGarbage()
+	if percent, l := collector(); percent != before || l != limit {
+		t.Errorf("collected at %d %% and %d bytes, want %d %% and %d bytes as before", percent, l, before, limit)
 	}
 }

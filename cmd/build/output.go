@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -167,15 +166,10 @@ func (a *app) packWith(ctx context.Context, s *solver.Solver, p *plan) (end func
 		a.packer, a.executor.Packing = nil, nil
 		return func() {}
 	}
-	a.collectAsUsual()
-	percent := debug.SetGCPercent(40) // what is read and what is compressed are in memory at the same time
 	a.packer = a.layers.NewPacker(ctx, forms...)
 	a.executor.Packing = executor.NewPacking(a.packer, p.roots())
 	s.Solved = a.executor.Packing.Solved
-	return func() {
-		a.packer.Close()
-		debug.SetGCPercent(percent)
-	}
+	return a.packer.Close
 }
 
 // export writes images to one place, with an index even over one if index is set, and shows it.

@@ -59,7 +59,7 @@ func (a *app) foretell(ctx context.Context, o *buildOptions, path string, asJSON
 		f, err = a.forecast(ctx, p)
 		return err
 	})
-	for _, x := range p.index {
+	for _, x := range p.locals {
 		x.Save() // or the build hashes the files again
 	}
 	if err != nil {

@@ -17,9 +17,9 @@ import (
 // pruneOptions are the flags of build prune, as they were written.
 type pruneOptions struct {
 	listing
-	all, force                   bool
-	duration                     string
-	reserved, oldReserved, upper string
+	all, force                              bool
+	duration                                string
+	reserved, oldReserved, maxUsed, minFree string
 }
 
 func (a *app) pruneCommand() *cobra.Command {
@@ -35,9 +35,10 @@ func (a *app) pruneCommand() *cobra.Command {
 	f.BoolVarP(&o.all, "all", "a", false, "also remove results whose bytes stay because something else has them, and what is remembered of URLs and repositories")
 	f.BoolVarP(&o.force, "force", "f", false, "do not ask")
 	f.StringVar(&o.duration, "keep-duration", "", "keep what was used within this `TIME`, like 24h or 7d")
-	f.StringVar(&o.reserved, "reserved-space", "", "stop when the store takes no more than this `SIZE`, like 10g")
+	f.StringVar(&o.reserved, "reserved-space", "", "the `SIZE` that the store may always have, like 10g")
 	f.StringVar(&o.oldReserved, "keep-storage", "", "the same `SIZE` as --reserved-space")
-	f.StringVar(&o.upper, "max-used-space", "", "the `SIZE` that the store may have; more than --reserved-space counts")
+	f.StringVar(&o.maxUsed, "max-used-space", "", "the `SIZE` that the store may have beyond that")
+	f.StringVar(&o.minFree, "min-free-space", "", "remove until this `SIZE` is free on the disk, or nothing where it is")
 	return c
 }
 
@@ -89,17 +90,20 @@ func (o *pruneOptions) policy(now time.Time) (collect.Policy, error) {
 	if o.reserved != "" && o.oldReserved != "" {
 		return p, usagef("name one of them", "--reserved-space and --keep-storage are the same")
 	}
-	for flag, text := range map[string]string{"--reserved-space": o.reserved, "--keep-storage": o.oldReserved, "--max-used-space": o.upper} {
-		if text == "" {
+	for _, size := range []struct {
+		flag, text string
+		to         *int64
+	}{
+		{"--reserved-space", o.reserved, &p.Space.Reserved}, {"--keep-storage", o.oldReserved, &p.Space.Reserved},
+		{"--max-used-space", o.maxUsed, &p.Space.MaxUsed}, {"--min-free-space", o.minFree, &p.Space.MinFree},
+	} {
+		if size.text == "" {
 			continue
 		}
-		n, err := parseSize(flag, text)
-		if err != nil {
+		if *size.to, err = parseSize(size.flag, size.text); err != nil {
 			return p, err
 		}
-		p.Keep = max(p.Keep, n)
 	}
-	p.Goal = p.Keep
 	return p, nil
 }
 
@@ -109,7 +113,7 @@ func (a *app) confirm(o *pruneOptions) (bool, error) {
 		return true, nil
 	}
 	what := "results that no name and no running build needs"
-	if len(o.filters) > 0 || o.duration != "" || o.reserved+o.oldReserved+o.upper != "" {
+	if len(o.filters) > 0 || o.duration != "" || o.reserved+o.oldReserved+o.maxUsed+o.minFree != "" {
 		what += ", as far as the options say"
 	}
 	fmt.Fprintf(a.err, "This removes %s, and cache mounts.\nGo on? [y/N] ", what)
