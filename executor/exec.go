@@ -67,6 +67,7 @@ func (x *Executor) exec(ctx context.Context, v *llb.Vertex, op *llb.Exec, inputs
 	if err != nil {
 		return digest.Digest{}, err
 	}
+	x.foresee(v)
 	status, err := proc.Wait()
 	c.release() // others may wait for a cache
 	if err != nil {

@@ -53,10 +53,13 @@ type Executor struct {
 	Now func() time.Time
 	// Packing, when not nil, says which layers are compressed while they are made.
 	Packing *Packing
+	// Targets are the steps that the build is for. While a process runs, the sandbox of one that follows is prepared.
+	Targets []*llb.Vertex
 	// Epoch, when not nil, is the time that directories get which a COPY has to make. Like all times it is in no key.
 	Epoch *time.Time
 
 	networks
+	foresight
 	folders folders // what bind mounts show of the Locals
 	renewed renewed // the caches that this build has emptied
 }

@@ -25,13 +25,18 @@ type Runner struct {
 	mu     sync.Mutex
 	closed bool
 	free   []*uplink.Gateway // of namespaces that no sandbox is in, as good as new
+	spares spares
 }
 
 // Close lets go of what the Runner keeps. It does not affect sandboxes that still run.
 func (r *Runner) Close() {
 	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
+	r.endSpares()
+	r.mu.Lock()
 	free := r.free
-	r.free, r.closed = nil, true
+	r.free = nil
 	r.mu.Unlock()
 	for _, g := range free {
 		g.Close()
@@ -62,7 +67,7 @@ func (r *Runner) Run(ctx context.Context, spec Spec, stdio Stdio) (Status, error
 // A Process is a sandbox whose process was started.
 type Process struct {
 	runner  *Runner
-	network *network
+	stage   *stage // nil for a chroot
 	process *os.Process
 	streams streams
 	done    chan struct{} // closed when the fields below are set and all is gone
@@ -93,9 +98,16 @@ func (r *Runner) Start(ctx context.Context, spec Spec, stdio Stdio) (*Process, e
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	p := &Process{runner: r, network: r.newNetwork(&spec), done: make(chan struct{})}
+	p := &Process{runner: r, done: make(chan struct{})}
 	started := make(chan error)
-	onThread(func() { p.run(ctx, spec, stdio, started) })
+	r.onStage(&spec, func(st *stage, err error) {
+		if err != nil {
+			started <- named(err)
+			return
+		}
+		p.stage = st
+		p.run(ctx, spec, stdio, started)
+	})
 	if err := <-started; err != nil {
 		return nil, err
 	}
@@ -191,6 +203,9 @@ func (p *Process) ready(ctx context.Context, spec *Spec, report *os.File) error 
 // launch starts the child, and returns where it reports that its last exec has failed.
 func (p *Process) launch(spec Spec, stdio Stdio) (report *os.File, err error) {
 	defer p.streams.release()
+	if p.stage != nil {
+		defer p.stage.close() // what is mounted there ends with the process
+	}
 	var h handover
 	if err := p.connect(&h, &spec, stdio); err != nil {
 		return nil, err
@@ -219,7 +234,7 @@ func (p *Process) launch(spec Spec, stdio Stdio) (report *os.File, err error) {
 	if spec.Chroot {
 		p.process, p.lifeline, err = startSupervisor(spec, h)
 	} else {
-		p.process, err = spawn(&spec, &h, p.network)
+		p.process, err = spawn(&spec, &h, p.stage)
 	}
 	if err != nil {
 		report.Close()
@@ -248,7 +263,9 @@ func (p *Process) connect(h *handover, spec *Spec, stdio Stdio) error {
 // tidy gives back what the sandbox had beside its process, which has ended.
 func (p *Process) tidy() {
 	p.streams.wait() // for a process that was never started, or not waited for
-	p.runner.release(p.network)
+	if p.stage != nil {
+		p.runner.release(p.stage.network)
+	}
 	closeAll(p.listener[:])
 	if p.terminal != nil {
 		p.terminal.close()
