@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"runtime"
 	"slices"
 	"sync"
 )
@@ -19,12 +20,13 @@ type spare struct {
 }
 
 // Prepare begins to make, beside whatever runs, what the next sandbox with that Space will need, and Start takes it. It is for a
-// caller who knows that there will be one: what no Start takes waits for Close. Nothing that is mounted later is seen there.
+// caller who knows that there will be one: what no Start takes waits for Close. No more wait than there are processors to use them.
+// Nothing that is mounted later is seen there.
 func (r *Runner) Prepare(space Space) {
 	s := &spare{space, make(chan func(*stage)), make(chan struct{})}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.closed {
+	if r.closed || len(r.spares.waiting) >= runtime.GOMAXPROCS(0) {
 		return
 	}
 	r.spares.waiting = append(r.spares.waiting, s)
@@ -43,8 +45,9 @@ func (r *Runner) Prepare(space Space) {
 			return
 		}
 		st.close()
-		r.release(st.network)
 		leave()
+		st.end()
+		r.release(st.network)
 	})
 }
 

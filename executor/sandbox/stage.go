@@ -25,6 +25,9 @@ func (s *Spec) Space() Space { return Space{s.Network, s.Privileged, s.ShmSize} 
 // here is done here, in ordinary Go; the child inherits it.
 type stage struct {
 	network *network
+	// mounts holds the mount namespace. Without it the kernel would take that apart, with all that is mounted, before it says that the
+	// last process has ended.
+	mounts int
 	// system is where /sys, /dev and /proc are put together, before there is a root. Nothing else is below it.
 	system tree
 	root   tree // -1 before it is there
@@ -79,20 +82,31 @@ func newStage(sp Space, n *network) (*stage, error) {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return nil, fmt.Errorf("make the mounts private: %w", err)
 	}
-	mnt, err := emptyFS(0)
-	if err != nil {
-		return nil, fmt.Errorf("a place for /sys, /dev and /proc: %w", err)
-	}
-	st := &stage{network: n, system: tree(mnt), root: -1, proc: -1}
-	// Mounts can only be made below one that is attached. On the root, which paths do not follow, it is in nobody's way.
-	if err := st.moveSystem("/"); err == nil {
-		err = st.mountSystem(sp)
-	}
-	if err != nil {
+	st := &stage{network: n, mounts: -1, system: -1, root: -1, proc: -1}
+	if err := st.begin(sp); err != nil {
 		st.close()
+		st.end()
 		return nil, err
 	}
 	return st, nil
+}
+
+// begin makes what belongs to the Space.
+func (st *stage) begin(sp Space) (err error) {
+	const own = "/proc/thread-self/ns/mnt"
+	if st.mounts, err = unix.Open(own, unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+		return fmt.Errorf("%s: %w", own, err)
+	}
+	mnt, err := emptyFS(0)
+	if err != nil {
+		return fmt.Errorf("a place for /sys, /dev and /proc: %w", err)
+	}
+	st.system = tree(mnt)
+	// Mounts can only be made below one that is attached. On the root, which paths do not follow, it is in nobody's way.
+	if err := st.moveSystem("/"); err != nil {
+		return err
+	}
+	return st.mountSystem(sp)
 }
 
 // moveSystem attaches system to a folder.
@@ -160,7 +174,14 @@ func (st *stage) furnish(s *Spec, mounts []int) error {
 	return nil
 }
 
-// close lets go of the descriptors.
+// end has the kernel take the mounts apart, which needs no process any more, and waits for it.
+func (st *stage) end() {
+	if st.mounts >= 0 {
+		unix.Close(st.mounts)
+	}
+}
+
+// close lets go of what is for the child.
 func (st *stage) close() {
 	for _, fd := range []int{int(st.system), int(st.root), st.proc} {
 		if fd >= 0 {
@@ -181,8 +202,8 @@ func closeFDs(fds []int) {
 // home holds the mount namespace of this process, for threads to go back to.
 var home = sync.OnceValues(func() (*os.File, error) { return os.Open("/proc/self/ns/mnt") })
 
-// leave takes this thread back to the mounts of this process, so that those of the sandbox are gone when
-// its last process is.
+// leave takes this thread back to the mounts of this process: pivot_root changes the root of every thread that has the old one, and
+// what we open must not be a file of the sandbox.
 func leave() error {
 	ns, err := home()
 	if err != nil {

@@ -70,7 +70,8 @@ type Process struct {
 	stage   *stage // nil for a chroot
 	process *os.Process
 	streams streams
-	done    chan struct{} // closed when the fields below are set and all is gone
+	ended   chan struct{} // closed when status and err are set
+	done    chan struct{} // closed when all is gone
 
 	group    *group   // nil where there is no limit
 	lifeline *os.File // of a chroot: closing it kills all that is in it
@@ -98,7 +99,7 @@ func (r *Runner) Start(ctx context.Context, spec Spec, stdio Stdio) (*Process, e
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	p := &Process{runner: r, done: make(chan struct{})}
+	p := &Process{runner: r, ended: make(chan struct{}), done: make(chan struct{})}
 	started := make(chan error)
 	r.onStage(&spec, func(st *stage, err error) {
 		if err != nil {
@@ -114,6 +115,13 @@ func (r *Runner) Start(ctx context.Context, spec Spec, stdio Stdio) (*Process, e
 	return p, nil
 }
 
+// Ended waits until the process has ended, the kernel has killed the others, and all their output is written. What was mounted is
+// still being taken apart, which changes no file; Wait waits for that.
+func (p *Process) Ended() (Status, error) {
+	<-p.ended
+	return p.status, p.err
+}
+
 // Wait waits until nothing is left of the sandbox: its process has ended, the kernel
 // has killed the others, and all their output is written. It may be called more than
 // once. If ctx ended the process, the error is the cause.
@@ -122,7 +130,7 @@ func (p *Process) Wait() (Status, error) {
 	return p.status, p.err
 }
 
-// LinkOwner returns, after Wait, who owns a symbolic link or a pipe that the process has made or changed, where
+// LinkOwner returns, after Ended, who owns a symbolic link or a pipe that the process has made or changed, where
 // Spec.OneUID has been set: they can carry no mark. The path in the root is name; the file is base in the folder dir.
 func (p *Process) LinkOwner(dir int, base, name string) (owners.Mark, error) {
 	if p.users == nil {
@@ -177,6 +185,7 @@ func (p *Process) run(ctx context.Context, spec Spec, stdio Stdio, started chan<
 			p.err = named(err)
 		}
 	}
+	close(p.ended)
 	p.tidy()
 }
 
@@ -264,6 +273,7 @@ func (p *Process) connect(h *handover, spec *Spec, stdio Stdio) error {
 func (p *Process) tidy() {
 	p.streams.wait() // for a process that was never started, or not waited for
 	if p.stage != nil {
+		p.stage.end()
 		p.runner.release(p.stage.network)
 	}
 	closeAll(p.listener[:])
