@@ -74,19 +74,38 @@ func TestPreparedIsLikeAnyOther(t *testing.T) {
 
 // A sandbox that was prepared for other plans is not taken.
 func TestPreparedForOthers(t *testing.T) {
-	var r sandbox.Runner
-	defer r.Close()
-	none := newSpec(t, "sh", "-c", "grep -c : /proc/net/dev; df -k /dev/shm | tail -n 1 | awk '{print $2}'")
-	none.Network, none.ShmSize = sandbox.NetworkNone, 2<<20
-	r.Prepare(sandbox.Space{Network: sandbox.NetworkHost, ShmSize: none.ShmSize})
-	r.Prepare(sandbox.Space{Network: sandbox.NetworkNone, ShmSize: 1 << 20})
-	var out bytes.Buffer
-	if status, err := r.Run(t.Context(), none, sandbox.Stdio{Out: &out}); err != nil || status.Code != 0 {
-		t.Fatal(status, err)
+	spec := newSpec(t, "sh", "-c", "readlink /proc/self/ns/net; df -k /dev/shm | tail -n 1 | awk '{print $2}'; awk '$5 == \"/sys\" { print substr($6, 1, 2) }' /proc/self/mountinfo")
+	spec.Network, spec.ShmSize = sandbox.NetworkNone, 2<<20
+	ours, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
 	}
-	if lines := strings.Fields(out.String()); len(lines) != 2 || lines[1] != "2048" {
-		t.Errorf("the sandbox has %v", lines)
+	for _, other := range []sandbox.Space{
+		{Network: sandbox.NetworkHost, ShmSize: spec.ShmSize},
+		{Network: sandbox.NetworkNone, ShmSize: 1 << 20},
+		{Network: sandbox.NetworkNone, ShmSize: spec.ShmSize, Privileged: true},
+	} {
+		var r sandbox.Runner
+		r.Prepare(other)
+		spec := newRoot(t, spec)
+		var out bytes.Buffer
+		status, err := r.Run(t.Context(), spec, sandbox.Stdio{Out: &out})
+		r.Close()
+		if err != nil || status.Code != 0 {
+			t.Fatal(status, err)
+		}
+		if lines := strings.Fields(out.String()); len(lines) != 3 || lines[0] == ours || lines[1] != "2048" || lines[2] != "ro" {
+			t.Errorf("with %+v prepared the sandbox has %v", other, lines)
+		}
 	}
+}
+
+// newRoot returns spec with an upper directory that was never used.
+func newRoot(t *testing.T, spec sandbox.Spec) sandbox.Spec {
+	t.Helper()
+	fresh := newSpec(t)
+	fresh.Args, fresh.Network, fresh.ShmSize = spec.Args, spec.Network, spec.ShmSize
+	return fresh
 }
 
 // What is prepared ends with the Runner, taken or not, and what is taken leaves nothing behind when Wait returns.
