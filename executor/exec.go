@@ -67,7 +67,9 @@ func (x *Executor) exec(ctx context.Context, v *llb.Vertex, op *llb.Exec, inputs
 	if err != nil {
 		return digest.Digest{}, err
 	}
-	status, err := proc.Wait()
+	defer proc.Wait() // before its files are removed
+	x.prepareFollower(v)
+	status, err := proc.Ended()
 	c.release() // others may wait for a cache
 	if err != nil {
 		return digest.Digest{}, err

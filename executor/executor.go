@@ -53,10 +53,13 @@ type Executor struct {
 	Now func() time.Time
 	// Packing, when not nil, says which layers are compressed while they are made.
 	Packing *Packing
+	// Targets are the steps that the build is for. While a step runs, the sandbox of a process that follows is prepared.
+	Targets []*llb.Vertex
 	// Epoch, when not nil, is the time that directories get which a COPY has to make. Like all times it is in no key.
 	Epoch *time.Time
 
 	networks
+	following
 	folders folders // what bind mounts show of the Locals
 	renewed renewed // the caches that this build has emptied
 }
@@ -187,6 +190,7 @@ func (x *Executor) execute(ctx context.Context, v *llb.Vertex, inputs []digest.D
 	case *llb.HTTP, *llb.Git:
 		return x.Remote.Fetch(ctx, op)
 	case *llb.File:
+		x.prepareFollower(v)
 		return x.file(ctx, v, op, inputs)
 	case *llb.Exec:
 		return x.exec(ctx, v, op, inputs)

@@ -33,9 +33,14 @@ func (x *Executor) network(n llb.Network) sandbox.Network {
 	return sandbox.NetworkDefault
 }
 
+// setUp makes the runner ready.
+func (x *Executor) setUp() {
+	x.ready.Do(func() { x.runner.Resolvers = resolvers(hostResolvConf()) })
+}
+
 // start starts c, with an emulator if that is what its program needs.
 func (x *Executor) start(ctx context.Context, c *container, stdio sandbox.Stdio) (*sandbox.Process, error) {
-	x.ready.Do(func() { x.runner.Resolvers = resolvers(hostResolvConf()) })
+	x.setUp()
 	p, err := x.startConnected(ctx, c, stdio)
 	if err == nil {
 		return p, nil

@@ -103,11 +103,12 @@ func (s *Store) capturedTree(layer digest.Digest) (found treeForm, ok bool) {
 	return found, ok
 }
 
-// hasUsualTree reports whether the tree of a layer is here that this process would make, as most are: to look for one name costs
+// usualTree returns the tree of a layer that this process would make, if it is here, as most are: to look for one name costs
 // less than to list all.
-func (s *Store) hasUsualTree(layer digest.Digest) bool {
-	fi, err := os.Lstat(treeForm{marked: owners.OneID(), boot: s.boot}.path(s, layer))
-	return err == nil && fi.IsDir()
+func (s *Store) usualTree(layer digest.Digest) (path string, ok bool) {
+	path = treeForm{marked: owners.OneID(), boot: s.boot}.path(s, layer)
+	fi, err := os.Lstat(path)
+	return path, err == nil && fi.IsDir()
 }
 
 // hasTree reports whether a tree of the chain's topmost layer is here, or one that others can be made of.

@@ -81,8 +81,10 @@ func (s *Store) hasLayers(chains []*Chain) bool {
 
 // hasLayer reports whether the topmost layer of c has a form here, or an origin elsewhere.
 func (s *Store) hasLayer(c *Chain) bool {
-	if c.Tar == 0 && s.hasUsualTree(c.Layer) {
-		return true
+	if c.Tar == 0 {
+		if _, ok := s.usualTree(c.Layer); ok {
+			return true
+		}
 	}
 	n, ok := s.disk.BlobSize(c.Layer)
 	if ok && c.Tar != 0 && n == c.Tar {

@@ -35,6 +35,10 @@ func (s *Store) Trees(ctx context.Context, id digest.Digest) ([]string, error) {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(unpackers)
 	for i, c := range chains {
+		if tree, ok := s.usualTree(c.Layer); ok {
+			out[len(chains)-1-i] = tree
+			continue
+		}
 		g.Go(func() (err error) {
 			out[len(chains)-1-i], err = s.tree(ctx, c)
 			return err

@@ -122,6 +122,7 @@ func (a *app) produce(ctx context.Context, p *plan) ([]*exporter.Result, error) 
 	if a.verifies {
 		p.verified = a.verify(s)
 	}
+	a.executor.Targets = p.roots()
 	end := a.packWith(ctx, s, p)
 	defer end()
 	chains, err := s.SolveAll(ctx, p.roots())

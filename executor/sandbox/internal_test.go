@@ -82,3 +82,58 @@ func TestMountOverlayOld(t *testing.T) {
 		t.Error("5000 trees fit on a page")
 	}
 }
+
+// A sandbox that could not be prepared is made as if nobody had tried.
+func TestStageWithoutSpare(t *testing.T) {
+	needPrivilege(t)
+	var r Runner
+	defer r.Close()
+	spec := &Spec{Network: NetworkHost}
+	failed := &spare{spec.Space(), make(chan func(*stage)), make(chan struct{})}
+	close(failed.none)
+	r.spares.waiting = []*spare{failed}
+	made := make(chan error)
+	r.onStage(spec, func(st *stage, err error) {
+		if err == nil {
+			st.close()
+			err = leave()
+			st.end()
+		}
+		made <- err
+	})
+	if err := <-made; err != nil {
+		t.Error(err)
+	}
+	if len(r.spares.waiting) > 0 {
+		t.Error("what has failed is still waiting")
+	}
+}
+
+// A spare is taken once, by the first who has a use for it, and there are no more of them than processors.
+func TestSparesAreFewAndTaken(t *testing.T) {
+	needPrivilege(t)
+	var r Runner
+	defer r.Close()
+	spec := &Spec{Network: NetworkHost}
+	for range 100 {
+		r.Prepare(spec.Space())
+	}
+	most := runtime.GOMAXPROCS(0)
+	if n := len(r.spares.waiting); n != most {
+		t.Errorf("%d are prepared for %d processors", n, most)
+	}
+	threads := make(chan int)
+	r.onStage(spec, func(st *stage, err error) {
+		if err != nil {
+			t.Error(err)
+		} else {
+			st.close()
+			leave()
+			st.end()
+		}
+		threads <- len(r.spares.waiting)
+	})
+	if n := <-threads; n != most-1 {
+		t.Errorf("%d of %d are left when one is taken", n, most)
+	}
+}

@@ -63,10 +63,10 @@ type network struct {
 	resolvers []netip.AddrPort
 }
 
-// newNetwork returns the network for spec: one that an earlier sandbox left unused, or one to be made.
-func (r *Runner) newNetwork(spec *Spec) *network {
+// newNetwork returns a network of that kind: one that an earlier sandbox left unused, or one to be made.
+func (r *Runner) newNetwork(kind Network) *network {
 	n := &network{resolvers: r.Resolvers}
-	if spec.Network != NetworkDefault {
+	if kind != NetworkDefault {
 		return n
 	}
 	r.mu.Lock()
@@ -77,7 +77,7 @@ func (r *Runner) newNetwork(spec *Spec) *network {
 	return n
 }
 
-// release lets go of the network of a sandbox that has ended.
+// release lets go of the network of a sandbox that has ended or has never come to be.
 func (r *Runner) release(n *network) {
 	if n.gateway == nil {
 		return

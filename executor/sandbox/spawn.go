@@ -19,17 +19,14 @@ type handover struct {
 	listener *os.File   // takes the listener of the filter, with Spec.OneUID
 }
 
-// spawn starts the process of s from this thread, which is of no use for anything else afterwards. A nil error promises that
-// everything is set up and the trampoline executed.
-func spawn(s *Spec, h *handover, n *network) (*os.Process, error) {
-	var st *stage
+// spawn starts the process of s from this thread, which is st, or nil for a chroot, and is of no use for anything else
+// afterwards. A nil error promises that everything is set up and the trampoline executed.
+func spawn(s *Spec, h *handover, st *stage) (*os.Process, error) {
 	var flags uintptr
-	if !s.Chroot {
-		var err error
-		if st, err = s.set(n); err != nil {
+	if st != nil {
+		if err := st.set(s); err != nil {
 			return nil, err
 		}
-		defer st.close()
 		flags = unix.CLONE_NEWPID
 		if s.Terminal != nil {
 			t, err := st.root.openTerminal(s)

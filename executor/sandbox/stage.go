@@ -10,11 +10,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// A Space is what the namespaces of a sandbox depend on. Before they get a root, those of the same Space are alike.
+type Space struct {
+	Network    Network
+	Privileged bool  // see Spec
+	ShmSize    int64 // see Spec
+}
+
+// Space returns the Space of s.
+func (s *Spec) Space() Space { return Space{s.Network, s.Privileged, s.ShmSize} }
+
 // A stage is a thread of this process that stands where the child will start: in the namespaces of the sandbox, all but
 // that of processes, with the root put together but not entered. What can be done
 // here is done here, in ordinary Go; the child inherits it.
 type stage struct {
-	root tree
+	network *network
+	// mounts holds the mount namespace. Without it the kernel would take that apart, with all that is mounted, before it says that the
+	// last process has ended.
+	mounts int
+	// system is where /sys, /dev and /proc are put together, before there is a root. Nothing else is below it.
+	system tree
+	root   tree // -1 before it is there
 	// proc is the place of the new /proc, which only a process in the new namespace can mount; -1 if
 	// the old one is there already.
 	proc int
@@ -48,8 +64,9 @@ func onThread(f func()) {
 	}()
 }
 
-// set moves this thread to new namespaces with the network n, and builds the root of s there.
-func (s *Spec) set(n *network) (*stage, error) {
+// newStage moves this thread to new namespaces with the network n, and makes there what sp says. What is of a plan comes
+// later, with set.
+func newStage(sp Space, n *network) (*stage, error) {
 	if _, err := home(); err != nil { // from inside, there is no way to find it
 		return nil, err
 	}
@@ -57,48 +74,85 @@ func (s *Spec) set(n *network) (*stage, error) {
 	if err := unix.Unshare(all); err != nil {
 		return nil, fmt.Errorf("new namespaces: %w", err)
 	}
-	// It comes first: when it fails, the folders of the root are as they were.
-	if err := n.enter(s.Network); err != nil {
+	if err := n.enter(sp.Network); err != nil {
 		return nil, err
-	}
-	if err := unix.Sethostname([]byte(s.Hostname)); err != nil {
-		return nil, fmt.Errorf("set the host name %q: %w", s.Hostname, err)
 	}
 	unix.Umask(0o022)
 	// Nothing of what follows may reach the mount namespace that ours was copied from.
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return nil, fmt.Errorf("make the mounts private: %w", err)
 	}
-	return s.buildRoot()
-}
-
-// buildRoot puts the file system of the plan together.
-func (s *Spec) buildRoot() (*stage, error) {
-	mounts := make([]int, len(s.Mounts))
-	for i := range s.Mounts {
-		var err error
-		if mounts[i], err = s.Mounts[i].open(s.Root.Target); err != nil {
-			closeFDs(mounts[:i])
-			return nil, fmt.Errorf("mount on %s: %w", s.Mounts[i].Target, err)
-		}
-	}
-	defer closeFDs(mounts)
-	fd, err := s.Root.mount()
-	if err != nil {
-		return nil, fmt.Errorf("mount the root: %w", err)
-	}
-	st := &stage{root: tree(fd), proc: -1}
-	if err := s.furnish(st, mounts); err != nil {
+	st := &stage{network: n, mounts: -1, system: -1, root: -1, proc: -1}
+	if err := st.begin(sp); err != nil {
 		st.close()
+		st.end()
 		return nil, err
 	}
 	return st, nil
 }
 
-// furnish mounts everything below the root, and makes the working directory.
-func (s *Spec) furnish(st *stage, mounts []int) error {
-	if err := st.mountSystem(s); err != nil {
+// begin makes what belongs to the Space.
+func (st *stage) begin(sp Space) (err error) {
+	const own = "/proc/thread-self/ns/mnt"
+	if st.mounts, err = unix.Open(own, unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+		return fmt.Errorf("%s: %w", own, err)
+	}
+	mnt, err := emptyFS(0)
+	if err != nil {
+		return fmt.Errorf("a place for /sys, /dev and /proc: %w", err)
+	}
+	st.system = tree(mnt)
+	// Mounts can only be made below one that is attached. On the root, which paths do not follow, it is in nobody's way.
+	if err := st.moveSystem("/"); err != nil {
 		return err
+	}
+	return st.mountSystem(sp)
+}
+
+// moveSystem attaches system to a folder.
+func (st *stage) moveSystem(dir string) error {
+	if err := unix.MoveMount(int(st.system), "", unix.AT_FDCWD, dir, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("a place for /sys, /dev and /proc: %w", err)
+	}
+	return nil
+}
+
+// set puts together on st what is of the plan s: its name and its root. Afterwards st is good for s only, even when it fails.
+func (st *stage) set(s *Spec) error {
+	if err := unix.Sethostname([]byte(s.Hostname)); err != nil {
+		return fmt.Errorf("set the host name %q: %w", s.Hostname, err)
+	}
+	mounts := make([]int, len(s.Mounts))
+	for i := range s.Mounts {
+		var err error
+		if mounts[i], err = s.Mounts[i].open(s.Root.Target); err != nil {
+			closeFDs(mounts[:i])
+			return fmt.Errorf("mount on %s: %w", s.Mounts[i].Target, err)
+		}
+	}
+	defer closeFDs(mounts)
+	// From below the root it goes with all that the child leaves behind; on top of "/", only it would go.
+	if err := st.moveSystem(s.Root.Target); err != nil {
+		return err
+	}
+	fd, err := s.Root.mount()
+	if err != nil {
+		return fmt.Errorf("mount the root: %w", err)
+	}
+	st.root = tree(fd)
+	return st.furnish(s, mounts)
+}
+
+// furnish mounts everything below the root, and makes the working directory.
+func (st *stage) furnish(s *Spec, mounts []int) error {
+	for _, name := range systemFolders {
+		mnt, err := st.system.open(name, strict)
+		if err == nil {
+			err = st.root.mountFolder(name, mnt)
+		}
+		if err != nil {
+			return fmt.Errorf("mount %s: %w", name, err)
+		}
 	}
 	for i, m := range s.Mounts {
 		if err := st.root.attachMount(m, mounts[i]); err != nil {
@@ -120,11 +174,19 @@ func (s *Spec) furnish(st *stage, mounts []int) error {
 	return nil
 }
 
-// close lets go of the descriptors.
+// end has the kernel take the mounts apart, which needs no process any more, and waits for it.
+func (st *stage) end() {
+	if st.mounts >= 0 {
+		unix.Close(st.mounts)
+	}
+}
+
+// close lets go of what is for the child.
 func (st *stage) close() {
-	unix.Close(int(st.root))
-	if st.proc >= 0 {
-		unix.Close(st.proc)
+	for _, fd := range []int{int(st.system), int(st.root), st.proc} {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
 	}
 	for _, m := range st.masks {
 		unix.Close(m.mnt)
@@ -140,8 +202,8 @@ func closeFDs(fds []int) {
 // home holds the mount namespace of this process, for threads to go back to.
 var home = sync.OnceValues(func() (*os.File, error) { return os.Open("/proc/self/ns/mnt") })
 
-// leave takes this thread back to the mounts of this process, so that those of the sandbox are gone when
-// its last process is.
+// leave takes this thread back to the mounts of this process: pivot_root changes the root of every thread that has the old one, and
+// what we open must not be a file of the sandbox.
 func leave() error {
 	ns, err := home()
 	if err != nil {

@@ -25,13 +25,18 @@ type Runner struct {
 	mu     sync.Mutex
 	closed bool
 	free   []*uplink.Gateway // of namespaces that no sandbox is in, as good as new
+	spares spares
 }
 
 // Close lets go of what the Runner keeps. It does not affect sandboxes that still run.
 func (r *Runner) Close() {
 	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
+	r.endSpares()
+	r.mu.Lock()
 	free := r.free
-	r.free, r.closed = nil, true
+	r.free = nil
 	r.mu.Unlock()
 	for _, g := range free {
 		g.Close()
@@ -62,10 +67,11 @@ func (r *Runner) Run(ctx context.Context, spec Spec, stdio Stdio) (Status, error
 // A Process is a sandbox whose process was started.
 type Process struct {
 	runner  *Runner
-	network *network
+	stage   *stage // nil for a chroot
 	process *os.Process
 	streams streams
-	done    chan struct{} // closed when the fields below are set and all is gone
+	ended   chan struct{} // closed when status and err are set
+	done    chan struct{} // closed when all is gone
 
 	group    *group   // nil where there is no limit
 	lifeline *os.File // of a chroot: closing it kills all that is in it
@@ -93,13 +99,27 @@ func (r *Runner) Start(ctx context.Context, spec Spec, stdio Stdio) (*Process, e
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	p := &Process{runner: r, network: r.newNetwork(&spec), done: make(chan struct{})}
+	p := &Process{runner: r, ended: make(chan struct{}), done: make(chan struct{})}
 	started := make(chan error)
-	onThread(func() { p.run(ctx, spec, stdio, started) })
+	r.onStage(&spec, func(st *stage, err error) {
+		if err != nil {
+			started <- named(err)
+			return
+		}
+		p.stage = st
+		p.run(ctx, spec, stdio, started)
+	})
 	if err := <-started; err != nil {
 		return nil, err
 	}
 	return p, nil
+}
+
+// Ended waits until the process has ended, the kernel has killed the others, and all their output is written. What was mounted is
+// still being taken apart, which changes no file; Wait waits for that.
+func (p *Process) Ended() (Status, error) {
+	<-p.ended
+	return p.status, p.err
 }
 
 // Wait waits until nothing is left of the sandbox: its process has ended, the kernel
@@ -110,7 +130,7 @@ func (p *Process) Wait() (Status, error) {
 	return p.status, p.err
 }
 
-// LinkOwner returns, after Wait, who owns a symbolic link or a pipe that the process has made or changed, where
+// LinkOwner returns, after Ended, who owns a symbolic link or a pipe that the process has made or changed, where
 // Spec.OneUID has been set: they can carry no mark. The path in the root is name; the file is base in the folder dir.
 func (p *Process) LinkOwner(dir int, base, name string) (owners.Mark, error) {
 	if p.users == nil {
@@ -165,6 +185,7 @@ func (p *Process) run(ctx context.Context, spec Spec, stdio Stdio, started chan<
 			p.err = named(err)
 		}
 	}
+	close(p.ended)
 	p.tidy()
 }
 
@@ -191,6 +212,9 @@ func (p *Process) ready(ctx context.Context, spec *Spec, report *os.File) error 
 // launch starts the child, and returns where it reports that its last exec has failed.
 func (p *Process) launch(spec Spec, stdio Stdio) (report *os.File, err error) {
 	defer p.streams.release()
+	if p.stage != nil {
+		defer p.stage.close() // what is mounted there ends with the process
+	}
 	var h handover
 	if err := p.connect(&h, &spec, stdio); err != nil {
 		return nil, err
@@ -219,7 +243,7 @@ func (p *Process) launch(spec Spec, stdio Stdio) (report *os.File, err error) {
 	if spec.Chroot {
 		p.process, p.lifeline, err = startSupervisor(spec, h)
 	} else {
-		p.process, err = spawn(&spec, &h, p.network)
+		p.process, err = spawn(&spec, &h, p.stage)
 	}
 	if err != nil {
 		report.Close()
@@ -248,7 +272,10 @@ func (p *Process) connect(h *handover, spec *Spec, stdio Stdio) error {
 // tidy gives back what the sandbox had beside its process, which has ended.
 func (p *Process) tidy() {
 	p.streams.wait() // for a process that was never started, or not waited for
-	p.runner.release(p.network)
+	if p.stage != nil {
+		p.stage.end()
+		p.runner.release(p.stage.network)
+	}
 	closeAll(p.listener[:])
 	if p.terminal != nil {
 		p.terminal.close()

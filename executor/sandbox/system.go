@@ -18,24 +18,27 @@ var (
 	hiddenSys    = []string{"devices/virtual/powercap", "firmware"}
 )
 
-// mountSystem mounts /proc, /sys and /dev, which every Linux program expects.
-func (st *stage) mountSystem(s *Spec) error {
-	if err := st.root.mountNew("/sys", func() (int, error) { return sysFS(s.Privileged) }); err != nil {
+// systemFolders are those that every Linux program expects.
+var systemFolders = []string{"/sys", "/dev", "/proc"}
+
+// mountSystem mounts them.
+func (st *stage) mountSystem(sp Space) error {
+	if err := st.system.mountNew("/sys", func() (int, error) { return sysFS(sp.Privileged) }); err != nil {
 		return err
 	}
-	if !s.Privileged {
-		if err := st.root.hideAll("/sys/", hiddenSys); err != nil {
+	if !sp.Privileged {
+		if err := st.system.hideAll("/sys/", hiddenSys); err != nil {
 			return err
 		}
 	}
-	if err := st.root.mountNew("/dev", devFS); err != nil {
+	if err := st.system.mountNew("/dev", devFS); err != nil {
 		return err
 	}
-	if err := st.root.fillDev(s.ShmSize); err != nil {
+	if err := st.system.fillDev(sp.ShmSize); err != nil {
 		return err
 	}
 	if !newProc() {
-		return st.root.keepProc(s.Privileged)
+		return st.system.keepProc(sp.Privileged)
 	}
 	return st.prepareProc()
 }
@@ -64,10 +67,11 @@ func (t tree) mountFolder(name string, mnt int) error {
 
 // prepareProc makes ready what the child will mount. Until then, /proc is an empty folder in which nothing can be made.
 func (st *stage) prepareProc() (err error) {
-	if err := st.root.mountNew("/proc", emptyFS); err != nil {
+	err = st.system.mountNew("/proc", func() (int, error) { return emptyFS(unix.MOUNT_ATTR_RDONLY) })
+	if err != nil {
 		return err
 	}
-	if st.proc, err = st.root.open("/proc", strict); err != nil {
+	if st.proc, err = st.system.open("/proc", strict); err != nil {
 		return fmt.Errorf("mount /proc: %w", err)
 	}
 	for _, name := range hiddenProc {
@@ -172,11 +176,11 @@ func (t tree) change(what, name string, create func(place int) (mnt int, err err
 // emptyOf returns a mount of nothing, of that kind.
 func emptyOf(k kind) (mnt int, err error) {
 	if k == folder {
-		return emptyFS()
+		return emptyFS(unix.MOUNT_ATTR_RDONLY)
 	}
 	return copyMounts(unix.AT_FDCWD, "/dev/null", 0)
 }
 
-func emptyFS() (mnt int, err error) {
-	return newFS("tmpfs", quiet|unix.MOUNT_ATTR_RDONLY, "size=4k", "mode=755")
+func emptyFS(attrs int) (mnt int, err error) {
+	return newFS("tmpfs", quiet|attrs, "size=4k", "mode=755")
 }

@@ -19,9 +19,6 @@ func beforeFork()
 //go:linkname afterFork syscall.runtime_AfterFork
 func afterFork()
 
-//go:linkname afterForkInChild syscall.runtime_AfterForkInChild
-func afterForkInChild()
-
 // rawVfork is clone(2) without a stack for the child: it returns twice to its caller, which must not return in the child.
 func rawVfork(flags uintptr) (pid uintptr, errno syscall.Errno)
 
@@ -50,7 +47,8 @@ func forkChild(flags uintptr, calls []call, f *failure) (pid uintptr, errno sysc
 	if errno != 0 || pid != 0 {
 		return pid, errno
 	}
-	afterForkInChild()
+	// What the runtime has for a child here, to take back its signal handlers and to unblock signals, is left out: exec does the
+	// one, and the other is for when it has been done.
 	runCalls(calls, f)
 	for {
 		syscall.RawSyscall(unix.SYS_EXIT_GROUP, 1, 0, 0)
