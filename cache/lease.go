@@ -97,11 +97,11 @@ func (s *Store) Close() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.file != nil {
-		os.Remove(d.file.Name())
 		d.file.Close()
 	}
 	if d.dir != nil {
-		d.dir.Remove()
+		_ = os.Remove(d.dir.Join(leaseName)) // mostly all that is in it
+		_ = d.dir.Remove()
 	}
 	if d.gate != nil {
 		d.gate.Close()
