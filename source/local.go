@@ -1,6 +1,7 @@
 package source
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -172,11 +173,11 @@ func (l *Local) sees(e snapshot.Entry, parent patternmatcher.MatchInfo) (bool, e
 		return false, nil
 	}
 	d := &localDir{match: match}
-	if err := l.list(e.Path, d); err != nil || len(d.files) == 0 {
+	if err := l.list(e.Path, d); err != nil {
 		return false, err
 	}
-	l.dirs[e.Path] = d
-	return true, nil
+	l.dirs[e.Path] = d // even if nothing is seen of it: the index forgets what was read
+	return len(d.files) > 0, nil
 }
 
 // mayReinclude reports whether a pattern with "!" could match something in the ignored folder dir.
@@ -241,48 +242,71 @@ func statAt(dir int, name, path string) (snapshot.Entry, stamp, error) {
 	return e, makeStamp(&st), nil
 }
 
-// Open implements snapshot.Tree. It fails when the file is not the one that was seen.
+// Open implements snapshot.Tree. It fails when the file is not the one that was seen, and so does reading it to its end.
 func (l *Local) Open(e snapshot.Entry) (io.ReadCloser, error) {
-	f, now, err := l.open(e)
+	f, err := l.open(e)
 	if err != nil {
 		return nil, err
 	}
-	if d, seen := l.known(e.Path); !d.IsZero() && now != (stamp{}) && seen != now {
+	if d, seen := l.known(e.Path); !d.IsZero() && f.stamp != (stamp{}) && f.stamp != seen {
 		f.Close()
-		return nil, fmt.Errorf("%s: %w", filepath.Join(l.dir, e.Path), snapshot.ErrChanged)
+		return nil, l.changed(e.Path)
 	}
 	return f, nil
 }
 
-// An opened file is read without its holes.
+// An opened file is read without its holes. Where it ends there is an error instead if it has changed since it was opened: what was read may
+// be of both.
 type opened struct {
-	io.Reader
-	file *os.File
+	in    io.Reader
+	file  *os.File
+	stamp stamp // none: it is empty, whatever it is
+	local *Local
+	path  string
+}
+
+// Read implements io.Reader.
+func (o *opened) Read(p []byte) (int, error) {
+	n, err := o.in.Read(p)
+	if err != io.EOF || o.stamp == (stamp{}) {
+		return n, err
+	}
+	st, err := statOf(o.file)
+	if err == nil && makeStamp(&st) != o.stamp {
+		err = o.local.changed(o.path)
+	}
+	return n, cmp.Or(err, io.EOF)
 }
 
 // Close implements io.Closer.
-func (o opened) Close() error { return o.file.Close() }
+func (o *opened) Close() error { return o.file.Close() }
 
 // open opens the file of an entry. What cannot be opened is empty, and has no stamp.
-func (l *Local) open(e snapshot.Entry) (opened, stamp, error) {
+func (l *Local) open(e snapshot.Entry) (*opened, error) {
 	f, err := l.root.OpenFile(e.Path)
-	if errors.Is(err, unix.ENXIO) { // a socket
+	switch {
+	case errors.Is(err, unix.ENXIO): // a socket
 		f, err = os.Open(os.DevNull)
-		return opened{f, f}, stamp{}, err
-	}
-	if err != nil {
-		return opened{}, stamp{}, err
+		return &opened{in: f, file: f}, err
+	case errors.Is(err, unix.ELOOP):
+		return nil, l.changed(e.Path)
+	case err != nil:
+		return nil, err
 	}
 	st, err := statOf(f)
-	now := makeStamp(&st)
-	if err == nil && (now.size != e.Size || now.seconds() != e.Mtime) {
-		err = fmt.Errorf("%s: %w", filepath.Join(l.dir, e.Path), snapshot.ErrChanged)
+	if err == nil && (st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size != e.Size || st.Mtim.Sec != e.Mtime) {
+		err = l.changed(e.Path)
 	}
 	if err != nil {
 		f.Close()
-		return opened{}, stamp{}, err
+		return nil, err
 	}
-	return opened{sparse.NewReader(int(f.Fd()), &st), f}, now, nil
+	return &opened{sparse.NewReader(int(f.Fd()), &st), f, makeStamp(&st), l, e.Path}, nil
+}
+
+// changed is the error of a file that is not what was seen.
+func (l *Local) changed(p string) error {
+	return fmt.Errorf("%s: %w", filepath.Join(l.dir, p), snapshot.ErrChanged)
 }
 
 // Digest implements snapshot.Tree.
@@ -322,18 +346,11 @@ func (l *Local) known(p string) (digest.Digest, stamp) {
 }
 
 func (l *Local) hash(ctx context.Context, e snapshot.Entry) (digest.Digest, stamp, error) {
-	f, before, err := l.open(e)
+	f, err := l.open(e)
 	if err != nil {
 		return digest.Digest{}, stamp{}, err
 	}
 	defer f.Close()
 	d, err := digest.FromReader(ctx, f)
-	if err != nil || before == (stamp{}) {
-		return d, before, err
-	}
-	after, err := statOf(f.file)
-	if err == nil && makeStamp(&after) != before {
-		err = fmt.Errorf("%s: %w", filepath.Join(l.dir, e.Path), snapshot.ErrChanged)
-	}
-	return d, before, err
+	return d, f.stamp, err
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/tonistiigi/fsutil"
+	"golang.org/x/sys/unix"
 
 	"github.com/seed0570efb0/build/cache"
 	"github.com/seed0570efb0/build/internal/digest"
@@ -192,6 +193,92 @@ func TestFileThatChangesIsAnError(t *testing.T) {
 	os.Chtimes(name, time.Unix(e.Mtime, 0), time.Unix(e.Mtime, 5))
 	if _, err := l.Open(e); !errors.Is(err, snapshot.ErrChanged) {
 		t.Errorf("Open after a change: %v", err)
+	}
+}
+
+// A file that changes under the one who copies it is an error, however late: its new bytes are not those that its digest names.
+func TestFileThatChangesWhileItIsRead(t *testing.T) {
+	dir := t.TempDir()
+	testkit.Tree(t, dir, "f = hello")
+	l := local(t, dir, nil, nil)
+	e, _, err := l.Lstat("f")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Digest(t.Context(), e); err != nil {
+		t.Fatal(err)
+	}
+	r, err := l.Open(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if _, err := io.ReadFull(r, make([]byte, 2)); err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(dir, "f")
+	if err := os.WriteFile(name, []byte("HELLO"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	os.Chtimes(name, time.Unix(e.Mtime, 0), time.Unix(e.Mtime, 5))
+	if b, err := io.ReadAll(r); !errors.Is(err, snapshot.ErrChanged) {
+		t.Errorf("%q is read after it: %v", b, err)
+	}
+}
+
+// Whatever takes the place of a file between the walk and the reading, it is neither waited for nor taken for the file.
+func TestFileThatIsReplaced(t *testing.T) {
+	for _, tree := range []string{"f fifo", "f -> other", "f/ 755"} {
+		dir := t.TempDir()
+		testkit.Tree(t, dir, "f 644", "other 644")
+		l := local(t, dir, nil, nil)
+		e, _, err := l.Lstat("f")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Remove(filepath.Join(dir, "f")); err != nil {
+			t.Fatal(err)
+		}
+		testkit.Tree(t, dir, tree)
+		if err := os.Chtimes(filepath.Join(dir, "f"), time.Time{}, time.Unix(e.Mtime, 0)); err != nil {
+			t.Fatal(err)
+		}
+		if d, err := l.Digest(t.Context(), e); !errors.Is(err, snapshot.ErrChanged) {
+			t.Errorf("%s has the digest %s: %v", tree, d.Short(), err)
+		}
+	}
+}
+
+// Times that no count of nanoseconds reaches are those of the file.
+func TestTimesFarAway(t *testing.T) {
+	dir := t.TempDir()
+	testkit.Tree(t, dir, "f = hello")
+	far := time.Date(2400, 1, 1, 0, 0, 0, 0, time.UTC)
+	ts := []unix.Timespec{{Sec: far.Unix()}, {Sec: far.Unix()}} // os.Chtimes counts nanoseconds
+	if err := unix.UtimesNanoAt(unix.AT_FDCWD, filepath.Join(dir, "f"), ts, 0); err != nil {
+		t.Fatal(err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(filepath.Join(dir, "f"), &st); err != nil {
+		t.Fatal(err)
+	}
+	l := local(t, dir, nil, nil)
+	e, _, err := l.Lstat("f")
+	if err != nil || e.Mtime != st.Mtim.Sec {
+		t.Errorf("the time is %d, and %d on the disk: %v", e.Mtime, st.Mtim.Sec, err)
+	}
+	if d, err := l.Digest(t.Context(), e); err != nil || d.Short() != "2cf24dba5fb0" {
+		t.Errorf("digest %s %v", d, err)
+	}
+	if e, _, err := l.Lstat("f"); err != nil || e.Digest.Short() != "2cf24dba5fb0" || e.Mtime != st.Mtim.Sec {
+		t.Errorf("seen again: %+v %v", e, err)
+	}
+	r, err := l.Open(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := io.ReadAll(r); string(b) != "hello" || errors.Join(err, r.Close()) != nil {
+		t.Errorf("%q %v", b, err)
 	}
 }
 
@@ -398,9 +485,11 @@ func TestStatIndexKnowsWhatIsThere(t *testing.T) {
 		{"one folder", "a/f a/f.o a/g", hash("a")},
 		{"all", "a/f a/f.o a/g b/c/h b/i top", hash(".")},
 		{"what is ignored", "a/f a/f.o a/g b/c/h b/i top", hash(".", "**/*.o", "b")},
-		{"a file that is gone", "a/f a/f.o b/c/h b/i top", func() string { remove("a/g"); return hash(".", "**/*.o", "b") }()},
-		{"a file that is gone and was ignored", "a/f b/c/h b/i top", func() string { remove("a/f.o"); return hash("a") }()},
-		{"a folder that is gone and another that was not read", "b/c/h b/i", func() string { remove("a"); remove("top"); return hash("b") }()},
+		{"a folder that is read for what a pattern lets in again, and has nothing of it", "a/f a/f.o a/g b/c/h b/i new top",
+			func() string { testkit.Tree(t, dir, "new = 7"); return hash(".", "a", "b", "!*/*.keep") }()},
+		{"a file that is gone", "a/f a/f.o b/c/h b/i new top", func() string { remove("a/g"); return hash(".", "**/*.o", "b") }()},
+		{"a file that is gone and was ignored", "a/f b/c/h b/i new top", func() string { remove("a/f.o"); return hash("a") }()},
+		{"a folder that is gone and another that was not read", "b/c/h b/i new", func() string { remove("a"); remove("top"); return hash("b") }()},
 	} {
 		if step.known != step.want {
 			t.Errorf("%s: it knows %s, want %s", step.name, step.known, step.want)

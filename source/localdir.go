@@ -23,7 +23,7 @@ type localDir struct {
 	gone   bool   // the index knows files that are not there
 }
 
-// A localFile is a file or folder. A link or device is in special as well.
+// A localFile is a file or folder. A link or device is in special as well, and what has a time that no stamp can hold.
 type localFile struct {
 	stamp   stamp
 	digest  digest.Digest // zero when it is not known
@@ -40,8 +40,7 @@ func (d *localDir) add(name string, e *snapshot.Entry, st stamp) {
 	d.files = append(d.files, localFile{
 		stamp: st, digest: e.Digest, end: uint32(d.names.Len()), mode: uint16(e.Mode), kind: e.Type, linked: e.Inode != "", lasting: !e.Digest.IsZero(),
 	})
-	switch e.Type {
-	case snapshot.Symlink, snapshot.Char, snapshot.Block:
+	if e.Type == snapshot.Symlink || e.Type == snapshot.Char || e.Type == snapshot.Block || e.Mtime != st.seconds() {
 		if d.special == nil {
 			d.special = map[int]snapshot.Entry{}
 		}
@@ -74,10 +73,11 @@ func (d *localDir) find(name string) (int, bool) {
 
 // entry returns a file as an entry with the path p.
 func (d *localDir) entry(i int, p string) snapshot.Entry {
+	f := &d.files[i]
 	if e, ok := d.special[i]; ok {
+		e.Digest = f.digest
 		return e
 	}
-	f := &d.files[i]
 	e := snapshot.Entry{Path: p, Type: f.kind, Mode: uint32(f.mode), Mtime: f.stamp.seconds()}
 	if f.kind == snapshot.Regular {
 		e.Size, e.Digest = f.stamp.size, f.digest

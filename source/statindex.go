@@ -25,7 +25,7 @@ import (
 // given that the clock has moved on.
 type stamp struct {
 	size         int64
-	mtime, ctime int64 // nanoseconds since 1970
+	mtime, ctime int64 // nanoseconds since 1970, cut off beyond the year 2262
 	dev, ino     uint64
 }
 
@@ -44,7 +44,7 @@ func makeStamp(st *unix.Stat_t) stamp {
 // of a file system's clock leave the same times. The coarsest in use tick every two seconds.
 const racy = 2 * time.Second
 
-// seconds is the time of the last change, as tars have it.
+// seconds is the time of the last change, as tars have it, unless it was cut off.
 func (s stamp) seconds() int64 { return time.Unix(0, s.mtime).Unix() }
 
 // inode is what the names of one file have in common.
