@@ -47,8 +47,8 @@ type Executor struct {
 	// Usage, when not nil, gets what the process of a step has used.
 	Usage func(v *llb.Vertex, u sandbox.Usage)
 	// Selected, when not nil, is told what a step reads of an input: the digest that counts in its key, and what is behind it, with
-	// paths in the input and without what the step replaces. The entries are only good until it returns.
-	Selected func(v *llb.Vertex, input int, d digest.Digest, entries iter.Seq[snapshot.Entry])
+	// paths in the input and without what the step replaces; an error ends it before all is told. The entries are only good until it returns.
+	Selected func(v *llb.Vertex, input int, d digest.Digest, entries iter.Seq2[snapshot.Entry, error])
 	// Now tells the time that new layers and directories get.
 	Now func() time.Time
 	// Packing, when not nil, says which layers are compressed while they are made.

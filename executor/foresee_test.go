@@ -1,10 +1,12 @@
 package executor
 
 import (
+	"context"
+	"errors"
 	"iter"
-	"slices"
 	"testing"
 
+	"github.com/seed0570efb0/build/cache"
 	"github.com/seed0570efb0/build/internal/digest"
 	"github.com/seed0570efb0/build/llb"
 	"github.com/seed0570efb0/build/snapshot"
@@ -95,12 +97,15 @@ func TestSelected(t *testing.T) {
 	x.folder(t, t.TempDir(), "src/a 640 = a", "src/b 600 = b", "c = c")
 	got := map[string]uint32{}
 	calls := 0
-	x.Selected = func(_ *llb.Vertex, input int, d digest.Digest, entries iter.Seq[snapshot.Entry]) {
+	x.Selected = func(_ *llb.Vertex, input int, d digest.Digest, entries iter.Seq2[snapshot.Entry, error]) {
 		calls++
 		if input != 1 || d.IsZero() {
 			t.Errorf("input %d, digest %s", input, d)
 		}
-		for _, e := range slices.Collect(entries) {
+		for e, err := range entries {
+			if err != nil {
+				t.Error(err)
+			}
 			got[e.Path] = e.Mode
 		}
 	}
@@ -112,5 +117,23 @@ func TestSelected(t *testing.T) {
 	key(t, x, copyOf(&llb.Copy{Sources: []llb.Source{{Path: "/src"}}, Dest: "/d/", Mode: "644"}))
 	if len(got) != 2 || got["src/a"] != 0 {
 		t.Errorf("with --chmod: %v", got)
+	}
+}
+
+// Who lists what was selected hears when the build ends before all is told.
+func TestSelectedSaysThatItIsNotAll(t *testing.T) {
+	x := newExecutor(t)
+	x.folder(t, t.TempDir(), "src/a = a", "src/b = b")
+	ctx, cancel := context.WithCancel(t.Context())
+	var told error
+	x.Selected = func(_ *llb.Vertex, _ int, _ digest.Digest, entries iter.Seq2[snapshot.Entry, error]) {
+		cancel()
+		for _, err := range entries {
+			told = err
+		}
+	}
+	_, _ = x.Definition(ctx, copyOf(&llb.Copy{Sources: []llb.Source{{Path: "/src"}}, Dest: "/d/"}), make([]cache.Key, 2))
+	if !errors.Is(told, context.Canceled) {
+		t.Errorf("it ended with %v", told)
 	}
 }

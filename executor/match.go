@@ -120,19 +120,23 @@ type part struct {
 // errEnough ends a walk.
 var errEnough = errors.New("nobody asks for more")
 
-// entries are all that was read, as it was hashed but for the paths, which are those in the tree. What has changed since is left out.
-func (r *reading) entries(yield func(snapshot.Entry) bool) {
+// entries are all that was read, as it was hashed but for the paths, which are those in the tree. An error, such as that the build was
+// canceled, is the last: without it they are all.
+func (r *reading) entries(yield func(snapshot.Entry, error) bool) {
 	for _, p := range r.parts {
 		err := p.walk(func(s selected) (err error) {
 			if s.Type == snapshot.Regular && s.Digest.IsZero() {
 				s.Digest, err = r.tree.Digest(r.ctx, s.Entry)
 			}
-			if err == nil && !yield(p.counted(s)) {
+			if err == nil && !yield(p.counted(s), nil) {
 				err = errEnough
 			}
 			return err
 		})
 		if err != nil {
+			if !errors.Is(err, errEnough) {
+				yield(snapshot.Entry{}, err)
+			}
 			return
 		}
 	}

@@ -51,14 +51,14 @@ func (deaf) Done(*llb.Vertex, error) {}
 // what it was.
 func BenchmarkOneFileChanged(b *testing.B) {
 	l := open(b)
-	list := func(n int) iter.Seq[snapshot.Entry] {
-		return func(yield func(snapshot.Entry) bool) {
+	list := func(n int) iter.Seq2[snapshot.Entry, error] {
+		return func(yield func(snapshot.Entry, error) bool) {
 			for i := range 20000 {
 				e := snapshot.Entry{Path: fmt.Sprintf("folder/%d/file%d", i/100, i), Type: snapshot.Regular, Mode: 0o644, Digest: digest.Digest{byte(i)}}
 				if i == 10000 {
 					binary.LittleEndian.PutUint64(e.Digest[1:], uint64(n))
 				}
-				if !yield(e) {
+				if !yield(e, nil) {
 					return
 				}
 			}

@@ -41,16 +41,22 @@ func newFile(e *snapshot.Entry) File {
 	return f
 }
 
-// AddFiles keeps what is behind the digest of a selection, unless that is known.
-func (l *Log) AddFiles(d digest.Digest, entries iter.Seq[snapshot.Entry]) error {
+// AddFiles keeps what is behind the digest of a selection, unless that is known. Entries that end in an error are not all: nothing is kept of
+// them, and the error is for who reads them to tell.
+func (l *Log) AddFiles(d digest.Digest, entries iter.Seq2[snapshot.Entry, error]) error {
 	if _, ok := l.listed.Load(d); ok {
 		return nil
 	}
 	if name := fileOf("files", d); !l.has(name) {
-		files := func(yield func(File) bool) {
-			entries(func(e snapshot.Entry) bool { return yield(newFile(&e)) })
+		var unread error
+		files := func(yield func(File, error) bool) {
+			entries(func(e snapshot.Entry, err error) bool { unread = err; return yield(newFile(&e), err) })
 		}
-		if err := l.disk.WriteStream(name, func(w io.Writer) error { return writeFiles(w, files) }); err != nil {
+		err := l.disk.WriteStream(name, func(w io.Writer) error { return writeFiles(w, files) })
+		switch {
+		case unread != nil:
+			return nil
+		case err != nil:
 			return err
 		}
 	}

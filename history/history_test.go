@@ -2,6 +2,7 @@ package history
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -149,11 +150,47 @@ func TestPair(t *testing.T) {
 	}
 }
 
+// whole is a sequence that ends in no error.
+func whole[T any](list ...T) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		for _, e := range list {
+			if !yield(e, nil) {
+				return
+			}
+		}
+	}
+}
+
+// A build that ends while its files are listed leaves no list that looks whole: the next one writes it.
+func TestFilesThatAreNotAllAreNotKept(t *testing.T) {
+	l := open(t)
+	d := digest.Of([]byte("selection"))
+	a, b := snapshot.Entry{Path: "a", Type: snapshot.Regular}, snapshot.Entry{Path: "b", Type: snapshot.Regular}
+	if err := l.AddFiles(d, func(yield func(snapshot.Entry, error) bool) {
+		_ = yield(a, nil) && yield(snapshot.Entry{}, context.Canceled)
+	}); err != nil {
+		t.Error(err)
+	}
+	if err := l.AddFiles(d, whole(a, b)); err != nil {
+		t.Fatal(err)
+	}
+	var paths []string
+	for f, err := range l.files(d) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		paths = append(paths, f.Path)
+	}
+	if !slices.Equal(paths, []string{"a", "b"}) {
+		t.Errorf("%q are kept", paths)
+	}
+}
+
 func TestFilesCause(t *testing.T) {
 	l := open(t)
 	add := func(entries ...snapshot.Entry) digest.Digest {
 		d := digest.Of(fmt.Append(nil, entries))
-		if err := l.AddFiles(d, slices.Values(entries)); err != nil {
+		if err := l.AddFiles(d, whole(entries...)); err != nil {
 			t.Fatal(err)
 		}
 		return d
@@ -195,9 +232,9 @@ func TestModesThatAreReplaced(t *testing.T) {
 	l := open(t)
 	old, now := digest.Of([]byte("old")), digest.Of([]byte("now"))
 	e := snapshot.Entry{Path: "a", Type: snapshot.Regular, Mode: 0o644}
-	l.AddFiles(old, slices.Values([]snapshot.Entry{e}))
+	l.AddFiles(old, whole(e))
 	e.Mode = 0
-	l.AddFiles(now, slices.Values([]snapshot.Entry{e}))
+	l.AddFiles(now, whole(e))
 	if got := l.filesCause(old, now, true); got != "" {
 		t.Error(got)
 	}
@@ -210,7 +247,7 @@ func FuzzParseFiles(f *testing.F) {
 	sealed := func(b []byte) []byte { sum := sha256.Sum256(b); return append(b, sum[:]...) }
 	marshal := func(files ...File) []byte {
 		var b bytes.Buffer
-		if err := writeFiles(&b, slices.Values(files)); err != nil {
+		if err := writeFiles(&b, whole(files...)); err != nil {
 			f.Fatal(err)
 		}
 		return b.Bytes()
@@ -330,7 +367,7 @@ func TestForget(t *testing.T) {
 		g := steps(fmt.Sprint("RUN ", n))
 		g.Steps[0].Definition = digest.Of(fmt.Append(nil, "definition", n))
 		g.Steps[0].Files = []Selection{{0, digest.Of(fmt.Append(nil, "files", n))}}
-		l.AddFiles(g.Steps[0].Files[0].Digest, slices.Values([]snapshot.Entry{}))
+		l.AddFiles(g.Steps[0].Files[0].Digest, whole[snapshot.Entry]())
 		l.write(fileOf("steps", g.Steps[0].Definition), Facts{})
 		id := fmt.Sprint(n)
 		if n == 2*Keep {

@@ -16,11 +16,14 @@ import (
 // has changed, JSON would take a quarter of a second of the build that finds it out.
 const listMagic = "build files 1\n"
 
-func writeFiles(w io.Writer, files iter.Seq[File]) error {
+func writeFiles(w io.Writer, files iter.Seq2[File, error]) error {
 	h := sha256.New()
 	w = io.MultiWriter(w, h)
 	b := []byte(listMagic)
-	for f := range files {
+	for f, err := range files {
+		if err != nil {
+			return err
+		}
 		if _, err := w.Write(b); err != nil {
 			return err
 		}

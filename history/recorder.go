@@ -118,7 +118,7 @@ func (r *Recorder) Use(v *llb.Vertex, u Usage) {
 }
 
 // Selected keeps what v reads of an input, whose digest in its keys is d.
-func (r *Recorder) Selected(v *llb.Vertex, input int, d digest.Digest, entries iter.Seq[snapshot.Entry]) {
+func (r *Recorder) Selected(v *llb.Vertex, input int, d digest.Digest, entries iter.Seq2[snapshot.Entry, error]) {
 	err := r.log.AddFiles(d, entries)
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -15,12 +15,12 @@ import (
 	"github.com/seed0570efb0/build/internal/digest"
 )
 
-// A List gives back what was added, whatever else is added, finds it when it is ordered, and gives it once when it is drained.
+// A List gives back what was added, whatever else is added and whatever bytes its path has, finds it when it is ordered, and gives it once when it is drained.
 func TestList(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	var want []Entry
 	for i := range 3000 {
-		e := Entry{Path: fmt.Sprintf("d/%06d%s", 2*i, strings.Repeat("x", r.IntN(300))), Mode: r.Uint32N(0o10000), UID: r.IntN(1 << 20), GID: -r.IntN(3), Mtime: r.Int64() - r.Int64()}
+		e := Entry{Path: fmt.Sprintf("d/%06d%s", 2*i, strings.Repeat("\n\xff", r.IntN(2100))), Mode: r.Uint32N(0o10000), UID: r.IntN(1 << 20), GID: -r.IntN(3), Mtime: r.Int64() - r.Int64()}
 		switch e.Type = []Type{Regular, Symlink, Char, Dir}[r.IntN(4)]; e.Type {
 		case Regular:
 			e.Size, e.Offset, e.Digest = r.Int64(), r.Int64(), digest.Of([]byte(e.Path))

@@ -52,8 +52,19 @@ func FuzzParseTOC(f *testing.F) {
 			if err != nil {
 				continue
 			}
-			if again, err := ParseTOC(fileOf(toc)); err != nil || again.Entries.Len() != toc.Entries.Len() {
-				t.Errorf("what was parsed cannot be parsed again: %v", err)
+			entries := slices.Collect(toc.Entries.All())
+			for i, e := range entries {
+				if at, ok := toc.Entries.find(e.Path); at != i || !ok || toc.Entries.path(i) != e.Path || toc.Entries.kind(i) != e.Type {
+					t.Errorf("entry %d, %q, is found at %d, %v", i, e.Path, at, ok)
+				}
+			}
+			made := TOC{Entries: ListOf(entries...)} // the list that was parsed keeps the bytes it got
+			again, err := ParseTOC(fileOf(&made))
+			if err != nil {
+				t.Fatalf("what was parsed cannot be parsed again: %v", err)
+			}
+			if d := cmp.Diff(entries, slices.Collect(again.Entries.All()), cmpopts.IgnoreUnexported(Entry{})); d != "" {
+				t.Error(d)
 			}
 		}
 	})
