@@ -10,7 +10,7 @@ import (
 type Space struct {
 	// Reserved is what the store may always take.
 	Reserved int64
-	// MaxUsed is what it may take beyond that.
+	// MaxUsed is what it may take; of Reserved and MaxUsed the larger one counts.
 	MaxUsed int64
 	// MinFree is what the file system is to have free: as much as is missing goes.
 	MinFree int64

@@ -37,7 +37,7 @@ func (a *app) pruneCommand() *cobra.Command {
 	f.StringVar(&o.duration, "keep-duration", "", "keep what was used within this `TIME`, like 24h or 7d")
 	f.StringVar(&o.reserved, "reserved-space", "", "the `SIZE` that the store may always have, like 10g")
 	f.StringVar(&o.oldReserved, "keep-storage", "", "the same `SIZE` as --reserved-space")
-	f.StringVar(&o.maxUsed, "max-used-space", "", "the `SIZE` that the store may have beyond that")
+	f.StringVar(&o.maxUsed, "max-used-space", "", "the `SIZE` that the store may have, if that is more")
 	f.StringVar(&o.minFree, "min-free-space", "", "remove until this `SIZE` is free on the disk, or nothing where it is")
 	return c
 }

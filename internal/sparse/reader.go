@@ -15,7 +15,7 @@ import (
 var trusted = []int64{unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.TMPFS_MAGIC}
 
 // NewReader returns what reads the file that fd is open for from its start, without reading its holes, and gives io.EOF with its last bytes. st is what stat(2) says of
-// it. It makes no more system calls than it must, since there may be hundreds of thousands of files, and leaves fd where it stands.
+// it. It makes no more system calls than it must, since there may be hundreds of thousands of files. Where fd stands does not matter, and may change.
 func NewReader(fd int, st *unix.Stat_t) io.Reader {
 	r := &reader{fd: fd, end: math.MaxInt64, size: st.Size}
 	if st.Size-st.Blocks*512 < block {
