@@ -58,6 +58,17 @@ func TestList(t *testing.T) {
 		}
 		order = order[1:]
 	}
+	for i := len(want) - 1; i >= 0; i-- {
+		order = append(order, int32(i))
+	}
+	whole := ListOf(want...)
+	for range whole.drain(order) {
+	}
+	for i, block := range whole.blocks {
+		if block != nil {
+			t.Errorf("block %d of %d is kept", i, len(whole.blocks))
+		}
+	}
 }
 
 // An entry takes not much more memory than its path and its digest: layers have hundreds of thousands.
@@ -89,7 +100,7 @@ func TestNamesOfAFileFromAnOrigin(t *testing.T) {
 	c := NewChanges(empty)
 	origin := Origin(func(p string) (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("of " + p)), nil })
 	for _, p := range []string{"b", "c", "x"} {
-		if err := c.PutFrom(Entry{Path: p, Type: Regular, Size: 4}, &origin); err != nil {
+		if err := c.PutFrom(Entry{Path: p, Type: Regular, Mode: 0o640, Size: 4}, &origin); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -117,10 +128,10 @@ func TestNamesOfAFileFromAnOrigin(t *testing.T) {
 	var links []string
 	for e := range topTOC(t, s, id).Entries.All() {
 		if e.Type == Hardlink {
-			links = append(links, e.Path+" "+e.Link)
+			links = append(links, fmt.Sprintf("%s %s %o", e.Path, e.Link, e.Mode))
 		}
 	}
-	if d := cmp.Diff([]string{"d a"}, links); d != "" {
+	if d := cmp.Diff([]string{"d a 640"}, links); d != "" {
 		t.Error(d)
 	}
 }

@@ -2,6 +2,8 @@ package snapshot
 
 import (
 	"bytes"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"io/fs"
 	"slices"
@@ -38,6 +40,37 @@ func fileOf(t *TOC) []byte {
 	var b bytes.Buffer
 	_ = t.Write(&b) // a buffer takes all
 	return b.Bytes()
+}
+
+// What is sealed and yet no table of contents is refused, not half of it taken.
+func TestParseTOCRefuses(t *testing.T) {
+	file := func(n uint64, entries string) []byte {
+		b := append([]byte(tocMagic), make([]byte, 2*len(digest.Digest{})+2)...) // no digests, no size, not opaque
+		b = append(binary.AppendUvarint(b, n), entries...)
+		sum := digest.Of(b)
+		return append(b, sum[:]...)
+	}
+	dir := func(p string) string { return string((&Entry{Path: p, Type: Dir}).append(nil)) }
+	if _, err := ParseTOC(file(2, dir("a")+dir("b"))); err != nil {
+		t.Fatal(err)
+	}
+	long := strings.Repeat("\xff", 9)
+	for name, b := range map[string][]byte{
+		"out of order":           file(2, dir("b")+dir("a")),
+		"a path twice":           file(2, dir("a")+dir("a")),
+		"one entry more":         file(1, dir("a")+dir("b")),
+		"one entry less":         file(2, dir("a")),
+		"half an entry":          file(1, dir("a")[:4]),
+		"a path without end":     file(1, string(rune(Dir))+"\x05a"),
+		"a number of 65 bits":    file(1, string(rune(Dir))+"\x01a"+long+"\x02"+dir("a")[4:]),
+		"a number without end":   file(1, string(rune(Dir))+"\x01a"+long+"\xff\x01"+dir("a")[4:]),
+		"attributes without end": file(1, strings.TrimSuffix(dir("a"), "\x00")+long+"\x01"),
+		"more than memory holds": file(1<<62, dir("a")),
+	} {
+		if _, err := ParseTOC(b); !errors.Is(err, errTOC) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
 
 func FuzzParseTOC(f *testing.F) {

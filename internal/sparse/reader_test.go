@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -59,6 +60,44 @@ func TestReaderReadsWhatThereIs(t *testing.T) {
 		if err != io.EOF || !bytes.Equal(got, want) {
 			t.Fatalf("seed %d: %d bytes, want %d, or others: %v", seed, len(got), len(want), err)
 		}
+	}
+}
+
+// A hole is asked for and not read, where the file system can be asked.
+func TestHolesAreNotRead(t *testing.T) {
+	f, st := sparseFile(t, 0, rand.New(rand.NewPCG(0, 0)))
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &fs); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(trusted, int64(fs.Type)) {
+		t.Skipf("temporary files are on a file system of type %#x, which is not asked for its holes", fs.Type)
+	}
+	if _, err := f.WriteAt([]byte("data"), 4*block); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Truncate(64 * block); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Fstat(int(f.Fd()), st); err != nil {
+		t.Fatal(err)
+	}
+	in := NewReader(int(f.Fd()), st).(*reader)
+	holes := int64(0)
+	for p := make([]byte, block); ; {
+		n, err := in.Read(p)
+		if in.hole {
+			holes += int64(n)
+		}
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if holes < 62*block {
+		t.Errorf("%d bytes of %d are known to be holes", holes, in.at)
 	}
 }
 
