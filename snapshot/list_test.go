@@ -104,6 +104,10 @@ func TestNamesOfAFileFromAnOrigin(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	other := Origin(func(p string) (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("as " + p)), nil })
+	if err := c.PutFrom(Entry{Path: "y", Type: Regular, Size: 4}, &other); err != nil {
+		t.Fatal(err)
+	}
 	for _, p := range []string{"a", "d"} {
 		if err := c.Put(Entry{Path: p, Type: Hardlink, Link: "c"}, nil); err != nil {
 			t.Fatal(err)
@@ -120,7 +124,7 @@ func TestNamesOfAFileFromAnOrigin(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for p, want := range map[string]string{"a": "of c", "b": "of b", "c": "of c", "d": "of c", "x": "of x"} {
+	for p, want := range map[string]string{"a": "of c", "b": "of b", "c": "of c", "d": "of c", "x": "of x", "y": "as y"} {
 		if got, _, err := ReadFile(v, p, 100); string(got) != want || err != nil {
 			t.Errorf("%s holds %q, want %q: %v", p, got, want, err)
 		}
@@ -132,6 +136,38 @@ func TestNamesOfAFileFromAnOrigin(t *testing.T) {
 		}
 	}
 	if d := cmp.Diff([]string{"d a 640"}, links); d != "" {
+		t.Error(d)
+	}
+}
+
+// A layer holds the folders that its files are in as they are below, even those that it does not change: its tree is complete in itself.
+func TestFoldersOfWhatChanges(t *testing.T) {
+	s := testStore(t)
+	put := func(below digest.Digest, entries ...Entry) digest.Digest {
+		t.Helper()
+		base, err := s.View(t.Context(), below)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := NewChanges(base)
+		for _, e := range entries {
+			if err := c.Put(e, func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("")), nil }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		id, err := s.Commit(t.Context(), below, c, Making{Created: epoch})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	base := put(digest.Digest{}, Entry{Path: "d", Type: Dir, Mode: 0o750, UID: 7, Mtime: 1}, Entry{Path: "d/e", Type: Dir, Mode: 0o700, Mtime: 2})
+	top := put(base, Entry{Path: "d/e/f", Type: Regular, Mode: 0o644})
+	var got []string
+	for e := range topTOC(t, s, top).Entries.All() {
+		got = append(got, fmt.Sprintf("%s %c %o %d @%d", e.Path, e.Type, e.Mode, e.UID, e.Mtime))
+	}
+	if d := cmp.Diff([]string{"d d 750 7 @1", "d/e d 700 0 @2", "d/e/f f 644 0 @0"}, got); d != "" {
 		t.Error(d)
 	}
 }
