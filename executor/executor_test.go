@@ -110,6 +110,25 @@ func TestCopyKeyIsWhatItSelects(t *testing.T) {
 	}
 }
 
+// Two names of one file are no two files of the same bytes: the image has a hard link for one of them.
+func TestHardLinksAreInTheKey(t *testing.T) {
+	x := newExecutor(t)
+	keyOf := func(specs ...string) cache.Key {
+		x.folder(t, t.TempDir(), specs...)
+		return key(t, x, copyOf(&llb.Copy{Sources: []llb.Source{{Path: "/"}}, Dest: "/d"}))
+	}
+	files, links := keyOf("a = x", "b = x", "c = x", "d = x"), keyOf("a = x", "b => a", "c = x", "d => c")
+	if files == links {
+		t.Error("a hard link has the key of a file")
+	}
+	if links == keyOf("a = x", "b = x", "c => a", "d => b") {
+		t.Error("other names of the same files have the same key")
+	}
+	if links != keyOf("a = x", "b => a", "c = x", "d => c") {
+		t.Error("the same links have another key")
+	}
+}
+
 // Permission bits and owners that a COPY replaces are in no key: the umask of a checkout shows in the bits.
 func TestWhatACopyReplacesIsInNoKey(t *testing.T) {
 	x := newExecutor(t)
