@@ -52,18 +52,25 @@ func TestGarbageIsCollectedLateAndThenOften(t *testing.T) {
 		default:
 		}
 	})
-	large := make([]byte, 4*tidy)
-	var limit int64
-	for range 100 { // the first collections may have begun before there was a large slice, and cleanups run later
-		runtime.GC()
-		<-collected
-		if _, limit = collector(); limit > tidy {
-			break
+	// collect collects until it has had the effect, since the first collections may have begun earlier, and cleanups run later.
+	collect := func(done func(limit int64) bool) (limit int64) {
+		for range 100 {
+			runtime.GC()
+			<-collected
+			if _, limit = collector(); done(limit) {
+				break
+			}
 		}
+		return limit
 	}
+	large := make([]byte, 4*tidy)
+	limit := collect(func(limit int64) bool { return limit > tidy })
 	runtime.KeepAlive(large)
 	if percent, _ := collector(); percent != 100 || limit < 4*tidy*3/2 {
 		t.Errorf("collected at %d %% and %d bytes with %d bytes alive, want 100 %% and half as much again", percent, limit, len(large))
+	}
+	if limit := collect(func(limit int64) bool { return limit == tidy }); limit != tidy {
+		t.Errorf("collected at %d bytes when nothing large is alive any more, want %d", limit, tidy)
 	}
 }
 
