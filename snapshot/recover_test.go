@@ -65,6 +65,12 @@ func TestLostTOCIsMadeAgainFromTheTree(t *testing.T) {
 		if b, _, err := ReadFile(v, "d/f", 100); string(b) != "content" || err != nil {
 			t.Errorf("%s: %q %v", name, b, err)
 		}
+		if err := lose(s.disk.Path(layerFile(c.Layer, "toc"))); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := New(s.disk, s.fetch).Trees(t.Context(), id); err != nil {
+			t.Errorf("%s: what a RUN is mounted on: %v", name, err)
+		}
 	}
 }
 

@@ -32,7 +32,7 @@ func (s *Store) Trees(ctx context.Context, id digest.Digest) ([]string, error) {
 		return nil, err
 	}
 	out := make([]string, len(chains))
-	g, ctx := errgroup.WithContext(ctx)
+	g, unpacking := errgroup.WithContext(ctx)
 	g.SetLimit(unpackers)
 	for i, c := range chains {
 		if tree, ok := s.usualTree(c.Layer); ok {
@@ -40,7 +40,7 @@ func (s *Store) Trees(ctx context.Context, id digest.Digest) ([]string, error) {
 			continue
 		}
 		g.Go(func() (err error) {
-			out[len(chains)-1-i], err = s.tree(ctx, c)
+			out[len(chains)-1-i], err = s.tree(unpacking, c)
 			return err
 		})
 	}

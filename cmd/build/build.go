@@ -27,10 +27,11 @@ import (
 func (a *app) buildCommand() *cobra.Command {
 	o := &buildOptions{}
 	c := &cobra.Command{
-		Use:   mainVerb + " [OPTIONS] PATH|URL|-",
-		Short: "Build an image from a Dockerfile; the verb itself may be left out",
-		Args:  oneContext,
-		RunE:  func(c *cobra.Command, args []string) error { return a.build(c.Context(), o, args[0]) },
+		Use:    mainVerb + " [OPTIONS] PATH|URL|-",
+		Short:  "Build an image from a Dockerfile",
+		Hidden: true,
+		Args:   oneContext,
+		RunE:   func(c *cobra.Command, args []string) error { return a.build(c.Context(), o, args[0]) },
 	}
 	o.flags(c.Flags())
 	a.isolationFlag(c.Flags())

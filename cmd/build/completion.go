@@ -129,6 +129,9 @@ func withVerbToComplete(root *cobra.Command, args []string) []string {
 	before, last := args[at:len(args)-1], args[len(args)-1]
 	begun := before[countOptions(root.PersistentFlags(), before):]
 	verb := func(c *cobra.Command) bool {
+		if c.Name() == mainVerb {
+			return false
+		}
 		if len(begun) > 0 {
 			return c.Name() == begun[0]
 		}

@@ -32,3 +32,21 @@ func TestDevicesOfFolders(t *testing.T) {
 		}
 	}
 }
+
+// Devices are looked for where the options say, or else where descriptions usually are.
+func TestFoldersOfDevices(t *testing.T) {
+	usual, other := t.TempDir(), t.TempDir()
+	for dir, name := range map[string]string{usual: "usual", other: "other"} {
+		spec := `{"cdiVersion":"0.6.0","kind":"a.example/d","devices":[{"name":"` + name + `","containerEdits":{"env":["X=1"]}}]}`
+		if err := os.WriteFile(filepath.Join(dir, "d.json"), []byte(spec), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	defer func(f []string) { cdi.Folders = f }(cdi.Folders)
+	cdi.Folders = []string{usual}
+	for want, o := range map[string]deviceOptions{"usual": {}, "other": {folders: []string{other}}} {
+		if got := o.registry().Find("a.example/d=*"); !slices.Equal(got, []string{"a.example/d=" + want}) {
+			t.Errorf("%q has %q", o.folders, got)
+		}
+	}
+}

@@ -69,16 +69,17 @@ func (a *app) printDamage(d collect.Damage) {
 }
 
 func (a *app) printChecked(seen *collect.Checked, repair bool) {
-	fmt.Fprintf(a.stdio.out, "%d blobs, %d layers, %d chains, %d index entries, %d images: ", seen.Blobs, seen.Layers, seen.Chains, seen.Entries, seen.Images)
+	fmt.Fprintf(a.stdio.out, "%s, %s, %s, %s, %s: ", counted(seen.Blobs, "blob", "blobs"), counted(seen.Layers, "layer", "layers"),
+		counted(seen.Chains, "chain", "chains"), counted(seen.Entries, "index entry", "index entries"), counted(seen.Images, "image", "images"))
 	switch {
 	case seen.Damaged == 0:
 		fmt.Fprintln(a.stdio.out, "all is whole")
 	case repair:
-		fmt.Fprintf(a.stdio.out, "%d damaged things were removed; builds that need them make them again\n", seen.Damaged)
+		fmt.Fprintf(a.stdio.out, "%s removed; builds that need them make them again\n", counted(seen.Damaged, "damaged thing was", "damaged things were"))
 	default:
-		fmt.Fprintf(a.stdio.out, "%d damaged things; build fsck --repair removes them\n", seen.Damaged)
+		fmt.Fprintf(a.stdio.out, "%s; build fsck --repair removes them\n", counted(seen.Damaged, "damaged thing", "damaged things"))
 	}
 	if seen.Unread > 0 {
-		fmt.Fprintf(a.stdio.out, "%d trees of layers were made by another isolation and could not be read here\n", seen.Unread)
+		fmt.Fprintf(a.stdio.out, "%s made by another isolation and could not be read here\n", counted(seen.Unread, "tree of a layer was", "trees of layers were"))
 	}
 }

@@ -35,16 +35,28 @@ func isVerb(name string) bool {
 	return slices.ContainsFunc(verbs(), func(v verb) bool { return v.name == name })
 }
 
-// meantVerb returns the hint for who has written a word that names nothing here where a verb can be; "" when it is like none.
-func meantVerb(word string) string {
-	if len(word) < 3 || exists(word) {
+// nearVerb returns the verb that word is, or nearly is; "" when it is like none.
+func nearVerb(word string) string {
+	if isVerb(word) {
+		return word
+	}
+	if len(word) < 3 {
 		return ""
 	}
 	var names []string
 	for _, v := range verbs() {
 		names = append(names, v.name)
 	}
-	switch near, _ := suggest.Search(word, names, true); near {
+	near, _ := suggest.Search(word, names, true)
+	return near
+}
+
+// meantVerb returns the hint for who has written a word that names nothing here where a verb can be; "" when it is like none.
+func meantVerb(word string) string {
+	if exists(word) {
+		return ""
+	}
+	switch near := nearVerb(word); near {
 	case "":
 		return ""
 	case mainVerb:
@@ -139,7 +151,35 @@ func (a *app) rootCommand() *cobra.Command {
 	root.PersistentFlags().StringVar(&a.hosts, "registry-config", os.Getenv("BUILD_REGISTRY_CONFIG"), "`FILE` that says how registries are reached: mirrors, plain HTTP, certificates (default $BUILD_REGISTRY_CONFIG, else registries.toml in ~/.config/build or /etc/build)")
 	root.SetFlagErrorFunc(flagError)
 	root.SetHelpFunc(a.help(root))
+	root.SetHelpCommand(helpCommand())
 	return root
+}
+
+// helpCommand returns the verb that shows help. cobra's own ends well when it is asked for what is not there.
+func helpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [VERB]",
+		Short: "Show the options, or those of a verb",
+		RunE: func(c *cobra.Command, args []string) error {
+			about, _, err := c.Root().Find(args)
+			if err != nil {
+				hint := `"build help" lists them`
+				if near := nearVerb(args[0]); near != "" {
+					hint = fmt.Sprintf(`did you mean "build help %s"?`, near)
+				}
+				return usagef(hint, "%s: no such verb", args[0])
+			}
+			return about.Help()
+		},
+		ValidArgsFunction: func(c *cobra.Command, args []string, _ string) (names []string, _ cobra.ShellCompDirective) {
+			for _, verb := range c.Root().Commands() {
+				if len(args) == 0 && verb.IsAvailableCommand() {
+					names = append(names, cobra.CompletionWithDesc(verb.Name(), verb.Short))
+				}
+			}
+			return names, cobra.ShellCompDirectiveNoFileComp // shells leave out what begins otherwise
+		},
+	}
 }
 
 // elsewhere are options of docker and podman that are not here, and what to do in their place.

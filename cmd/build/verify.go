@@ -167,7 +167,7 @@ func (x *verifier) tell() error {
 		err = &verifyError{differ: x.differ, ran: x.ran}
 	} else {
 		stdout, _ := step.Log()
-		fmt.Fprintf(stdout, "%d reused steps ran again and gave the same\n", x.ran)
+		fmt.Fprintf(stdout, "%s ran again and gave the same\n", counted(x.ran, "reused step", "reused steps"))
 	}
 	step.Done(err)
 	return err
@@ -177,7 +177,7 @@ func (x *verifier) tell() error {
 type verifyError struct{ differ, ran int }
 
 func (e *verifyError) Error() string {
-	return fmt.Sprintf("%d of %d reused steps gave something else when they ran again", e.differ, e.ran)
+	return fmt.Sprintf("%d of %s gave something else when run again", e.differ, counted(e.ran, "reused step", "reused steps"))
 }
 
 // verifyHint is what to do about it.

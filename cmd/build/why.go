@@ -187,7 +187,7 @@ func differences(log *history.Log, b *history.Build, g *history.Graph, from stri
 // printWhy prints a line for each step that has a cause, or for all.
 func (a *app) printWhy(b *history.Build, steps []explained, all bool, from string) error {
 	out := a.stdio.out
-	fmt.Fprintf(out, "build %s, %s, %s in %s: %d steps ran, %d reused\n", b.ID, ago(b.Began), b.Status, seconds(b.Took), b.Ran(), b.Reused)
+	fmt.Fprintf(out, "build %s, %s, %s in %s: %s ran, %d reused\n", b.ID, ago(b.Began), b.Status, seconds(b.Took), counted(b.Ran(), "step", "steps"), b.Reused)
 	switch {
 	case from != "":
 		fmt.Fprintf(out, "compared with %s\n", from)
@@ -240,6 +240,14 @@ func labelled(label string) string {
 		return label + " "
 	}
 	return label
+}
+
+// counted returns a number of things, with the word for them.
+func counted(n int, one, several string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return strconv.Itoa(n) + " " + several
 }
 
 func seconds(d time.Duration) string { return strconv.FormatFloat(d.Seconds(), 'f', 1, 64) + "s" }

@@ -16,7 +16,7 @@ func limited(t *testing.T, spec sandbox.Spec, l sandbox.Limits) sandbox.Spec {
 	t.Helper()
 	l, not := l.Enforce()
 	if not != nil {
-		t.Skip(not)
+		t.Skipf("needs limits that cannot be kept here: %v", not)
 	}
 	spec.Limits = l
 	return spec

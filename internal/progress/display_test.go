@@ -303,6 +303,24 @@ type writes struct{ n int }
 
 func (w *writes) Write(p []byte) (int, error) { w.n++; return len(p), nil }
 
+func TestNothingIsWrittenAfterClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		d := start(&out, newPlain())
+		s := d.Step("a")
+		d.Close()
+		want := out.String()
+		s.Status("late", 0, 0)
+		d.Warn("late")
+		d.Close()
+		d.tick() // of a timer that went off as Close stopped it
+		testkit.Pass(2 * interval)
+		if got := out.String(); got != want {
+			t.Errorf("%q was written after Close", got[len(want):])
+		}
+	})
+}
+
 func TestCachedBuildIsWrittenAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var w writes
