@@ -60,14 +60,17 @@ func (x *Executor) exec(ctx context.Context, v *llb.Vertex, op *llb.Exec, inputs
 	if err != nil {
 		return digest.Digest{}, err
 	}
-	defer c.remove()
 	c.spec.NoSync = true // nobody looks at the upper directory of a step that did not end
 	stdout, stderr := x.Log(v)
 	proc, err := x.start(ctx, c, sandbox.Stdio{Out: stdout, Err: stderr})
 	if err != nil {
+		c.remove()
 		return digest.Digest{}, err
 	}
-	defer proc.Wait() // before its files are removed
+	defer x.leave(func() {
+		proc.Wait() // before its files are removed
+		c.remove()
+	})
 	x.prepareFollower(v)
 	status, err := proc.Ended()
 	c.release() // others may wait for a cache

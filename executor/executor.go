@@ -60,6 +60,7 @@ type Executor struct {
 
 	networks
 	following
+	leaving
 	folders folders // what bind mounts show of the Locals
 	renewed renewed // the caches that this build has emptied
 }
@@ -77,9 +78,10 @@ type Remote interface {
 // as soon as none follows; one that follows nevertheless takes a little longer.
 func (x *Executor) EndSteps() { x.runner.Close() }
 
-// Close removes what steps of this process have shared.
+// Close removes what steps of this process have shared. Nothing is left of their processes when it returns.
 func (x *Executor) Close() error {
 	x.EndSteps()
+	x.waitGone()
 	return x.folders.remove()
 }
 

@@ -118,6 +118,7 @@ func (j *job) do(dir string) (*outcome, error) {
 		Layers: layers, Disk: disk, Now: func() time.Time { return time.Unix(0, 0) },
 		Log: func(*llb.Vertex) (io.Writer, io.Writer) { return &log, &log },
 	}
+	defer x.Close()
 	out := new(outcome)
 	ctx := context.Background()
 	for _, s := range j.Steps {

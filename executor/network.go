@@ -41,6 +41,7 @@ func (x *Executor) setUp() {
 // start starts c, with an emulator if that is what its program needs.
 func (x *Executor) start(ctx context.Context, c *container, stdio sandbox.Stdio) (*sandbox.Process, error) {
 	x.setUp()
+	x.waitGone()
 	p, err := x.startConnected(ctx, c, stdio)
 	if err == nil {
 		return p, nil

@@ -1,10 +1,10 @@
 package snapshot
 
 // Sizes of chunks, in bytes. Small ones cost compression, since each starts with nothing to refer to; of large ones more has to be
-// compressed again for one changed byte.
+// compressed again for one changed byte, and the last one is what everybody waits for.
 const (
 	chunkMin = 256 << 10
-	chunkMax = 2 << 20
+	chunkMax = 1 << 20
 	// chunkBits is how many bits of the hash are 0 at a cut: on average there are 1<<chunkBits bytes from chunkMin on.
 	chunkBits = 19
 )

@@ -75,7 +75,7 @@ func parseChunks(b []byte) (h chunkListHeader, list []chunkRecord, ok bool) {
 	binary.Decode(b, binary.LittleEndian, &h) // cannot be too short
 	for b = b[chunkListHeaderSize:n]; len(b) > 0; b = b[chunkRecordSize:] {
 		r := chunkRecord{Raw: digest.Digest(b[:32]), Size: binary.LittleEndian.Uint32(b[32:]), Packed: check(b[36:chunkRecordSize])}
-		if r.Size > bufferSize {
+		if h.Format == compressorFormat && r.Size > bufferSize { // others had chunks of other sizes
 			return h, nil, false
 		}
 		list = append(list, r)
@@ -89,7 +89,7 @@ func IsChunkList(b []byte) bool {
 	return ok
 }
 
-// maxChunks is how many chunks are remembered in memory, the newest: those of some 50 GB of layers.
+// maxChunks is how many chunks are remembered in memory, the newest: those of some 40 GB of layers.
 const maxChunks = 1 << 16
 
 // A chunkIndex knows where chunks are in blobs. It is read from the store when it is first needed.

@@ -28,7 +28,7 @@ func (c Compression) takes(b Blob) bool {
 
 // compressorFormat counts the changes of the bytes that compressor gives for the same input. What is kept of another one is made again,
 // so that the digest of an image does not depend on which version of this program has built it before.
-const compressorFormat = 1
+const compressorFormat = 2
 
 func (s *Store) compressor(w io.Writer, as Compression) (io.WriteCloser, error) {
 	switch as.MediaType {

@@ -3,6 +3,8 @@ package snapshot
 import (
 	"bytes"
 	"compress/gzip"
+	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -78,9 +80,9 @@ func TestCompressorFormat(t *testing.T) {
 	s := testStore(t)
 	input := slices.Concat(prose(3, 3<<20), noise(3, 1<<20), make([]byte, 3<<20))
 	for as, want := range map[Compression]string{
-		{MediaType: MediaTypeTarGzip}:           "989321587d47eb63",
-		{MediaType: MediaTypeTarGzip, Level: 1}: "6b4ae993e1a2ae4c",
-		{MediaType: MediaTypeTarGzip, Level: 9}: "4e56b5eda5ef1bd6",
+		{MediaType: MediaTypeTarGzip}:           "2f0a98394e506a6b",
+		{MediaType: MediaTypeTarGzip, Level: 1}: "f9c8777cf5171342",
+		{MediaType: MediaTypeTarGzip, Level: 9}: "e0545cc055a93b06",
 		{MediaType: MediaTypeTarZstd}:           "6564c15aac2d9587",
 	} {
 		var out bytes.Buffer
@@ -92,7 +94,7 @@ func TestCompressorFormat(t *testing.T) {
 		if err := z.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if got := digest.Of(out.Bytes()).Hex()[:16]; got != want || compressorFormat != 1 {
+		if got := digest.Of(out.Bytes()).Hex()[:16]; got != want || compressorFormat != 2 {
 			t.Errorf("%s, level %d: %s, format %d", as.MediaType, as.Level, got, compressorFormat)
 		}
 	}
@@ -303,6 +305,15 @@ func TestFormsOfOtherCompressorsAreMadeAgain(t *testing.T) {
 	list := marshalChunks(gzipLevel, []chunkRecord{{Raw: digest.Of(content), Size: 10}})
 	if got, _, ok := parseChunks(list); !ok || got != h {
 		t.Errorf("%+v %v, want %+v", got, ok, h)
+	}
+	large := marshalChunks(gzipLevel, []chunkRecord{{Size: 2 * chunkMax}})
+	if IsChunkList(large) {
+		t.Error("a chunk may be larger than its buffer")
+	}
+	other := binary.LittleEndian.AppendUint16(bytes.Clone(large[:len(h.Magic)]), compressorFormat-1)
+	other = append(other, large[len(other):len(large)-sha256.Size]...)
+	if sum := sha256.Sum256(other); !IsChunkList(append(other, sum[:]...)) {
+		t.Error("a list of another compressor is damage")
 	}
 }
 

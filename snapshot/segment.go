@@ -2,12 +2,17 @@ package snapshot
 
 import (
 	"slices"
+	"sort"
 	"strings"
 )
 
 // A segment is what a range of layers, one on the other, says of paths: of all that one of them has an entry for or something
 // below, ordered by comparePaths. It does not depend on what is below the range, and is shared by all views that have it.
-type segment []node
+// That of one layer is read from its table of contents: most layers are asked for a few paths of many, and are never merged.
+type segment struct {
+	layer *View  // the view whose topmost layer it is the segment of; nil for that of several layers
+	nodes []node // what several layers say
+}
 
 // A node is what the layers of a segment say of one path. Layers are known by their height in the chain, from 1; 0 is none.
 type node struct {
@@ -29,25 +34,41 @@ func (n *node) height() int32 {
 	return n.of.height
 }
 
-// newSegment returns the segment of the topmost layer of v.
-func newSegment(v *View) segment {
-	s := make(segment, 0, v.toc.Entries.Len()+8)
-	last, i := "", int32(0)
-	for e := range v.toc.Entries.All() {
-		s = appendImplied(s, last, e.Path, v.height)
-		n := node{path: e.Path, of: v, entry: i}
-		if e.Type != Dir || e.Opaque {
-			n.floor = v.height
-		}
-		s = append(s, n)
-		last = e.Path
-		i++
+// len is about how many paths a segment knows: the folders that a single layer implies are not counted.
+func (s segment) len() int {
+	if s.layer != nil {
+		return s.layer.toc.Entries.Len()
 	}
-	return s
+	return len(s.nodes)
+}
+
+// all returns all nodes of a segment.
+func (s segment) all() []node {
+	if s.layer == nil {
+		return s.nodes
+	}
+	entries := &s.layer.toc.Entries
+	nodes := make([]node, 0, entries.Len()+8)
+	last := ""
+	for i := range entries.Len() {
+		n := s.layer.node(i)
+		nodes = append(appendImplied(nodes, last, n.path, s.layer.height), n)
+		last = n.path
+	}
+	return nodes
+}
+
+// node returns what the topmost layer of v says of the path of one of its entries.
+func (v *View) node(i int) node {
+	n := node{path: v.toc.Entries.path(i), of: v, entry: int32(i)}
+	if v.toc.Entries.kind(i) != Dir || v.toc.Entries.At(i).Opaque {
+		n.floor = v.height
+	}
+	return n
 }
 
 // appendImplied adds the directories that p is in and that the path before it, last, neither is nor is in.
-func appendImplied(s segment, last, p string, height int32) segment {
+func appendImplied(s []node, last, p string, height int32) []node {
 	for i := range len(p) {
 		if p[i] != '/' {
 			continue
@@ -64,17 +85,34 @@ func isBelow(p, dir string) bool {
 	return len(p) > len(dir) && p[len(dir)] == '/' && p[:len(dir)] == dir
 }
 
-// find returns the index of p, or where it would be.
-func (s segment) find(p string) (int, bool) {
-	return slices.BinarySearchFunc(s, p, func(n node, p string) int { return comparePaths(n.path, p) })
+// path returns the i-th path of a segment, without those that a single layer implies.
+func (s segment) path(i int) string {
+	if s.layer != nil {
+		return s.layer.toc.Entries.path(i)
+	}
+	return s.nodes[i].path
 }
 
-// get returns the node of p, or nil.
-func (s segment) get(p string) *node {
-	if i, ok := s.find(p); ok {
-		return &s[i]
+// find returns the index of p, or where it would be.
+func (s segment) find(p string) (int, bool) {
+	if s.layer != nil {
+		return s.layer.toc.Entries.find(p)
 	}
-	return nil
+	return slices.BinarySearchFunc(s.nodes, p, func(n node, p string) int { return comparePaths(n.path, p) })
+}
+
+// get returns the node of p, and whether there is one.
+func (s segment) get(p string) (node, bool) {
+	i, ok := s.find(p)
+	switch {
+	case ok && s.layer != nil:
+		return s.layer.node(i), true
+	case ok:
+		return s.nodes[i], true
+	case s.layer != nil && i < s.len() && isBelow(s.path(i), p):
+		return node{path: p, implied: s.layer.height}, true
+	}
+	return node{}, false
 }
 
 // children adds the paths of what is in dir to list, in order.
@@ -84,31 +122,30 @@ func (s segment) children(list []string, dir string) []string {
 		prefix = dir + "/"
 		i, _ = s.find(prefix)
 	}
-	for i < len(s) && strings.HasPrefix(s[i].path, prefix) {
-		p := s[i].path
-		list = append(list, p)
-		if i++; i < len(s) && isBelow(s[i].path, p) {
-			rest := s[i:]
-			i += searchBehind(rest, p)
+	for ; i < s.len(); i = s.behind(i, list[len(list)-1]) {
+		p := s.path(i)
+		if !strings.HasPrefix(p, prefix) {
+			break
 		}
+		if n := strings.IndexByte(p[len(prefix):], '/'); n >= 0 {
+			p = p[:len(prefix)+n] // which the layer implies
+		}
+		list = append(list, p)
 	}
 	return list
 }
 
-// searchBehind returns the index of the first node behind those below p, with which s begins.
-func searchBehind(s segment, p string) int {
-	n, _ := slices.BinarySearchFunc(s, p, func(n node, p string) int {
-		if isBelow(n.path, p) {
-			return -1
-		}
-		return 1
-	})
-	return n
+// behind returns the index of the first path that is not below p, where that at i is p or below it.
+func (s segment) behind(i int, p string) int {
+	if i++; i == s.len() || !isBelow(s.path(i), p) {
+		return i
+	}
+	return i + sort.Search(s.len()-i, func(n int) bool { return !isBelow(s.path(i+n), p) })
 }
 
-// merge returns the segment of the layers of upper on those of lower.
-func merge(lower, upper segment) segment {
-	out := make(segment, 0, len(lower)+len(upper))
+// merge returns the nodes of the layers of upper on those of lower.
+func merge(lower, upper []node) []node {
+	out := make([]node, 0, len(lower)+len(upper))
 	for len(lower) > 0 && len(upper) > 0 {
 		switch c := comparePaths(lower[0].path, upper[0].path); {
 		case c < 0:
@@ -145,16 +182,16 @@ const fewSegments = 8
 func pile(below []segment, top segment) []segment {
 	n := len(below)
 	if n >= fewSegments {
-		for size := len(top); n > 0 && len(below[n-1]) <= size; n-- {
-			size += len(below[n-1])
+		for size := top.len(); n > 0 && below[n-1].len() <= size; n-- {
+			size += below[n-1].len()
 		}
 	}
-	merged := segment(nil)
-	for _, s := range below[n:] { // the lower ones are the smaller ones
-		merged = merge(merged, s)
-	}
 	if n < len(below) {
-		top = merge(merged, top)
+		var merged []node
+		for _, s := range below[n:] { // the lower ones are the smaller ones
+			merged = merge(merged, s.all())
+		}
+		top = segment{nodes: merge(merged, top.all())}
 	}
 	return append(below[:n:n], top)
 }

@@ -73,7 +73,7 @@ func (v *View) with(c *Chain, t *TOC) *View {
 		}
 		u.linked[t.Entries.At(i).Link] = true
 	}
-	u.segments = pile(v.segments, newSegment(u))
+	u.segments = pile(v.segments, segment{layer: u})
 	return u
 }
 
@@ -97,7 +97,7 @@ func (v *View) lookup(p string) (Entry, bool) {
 func (v *View) floor(dir string) (floor int32) {
 	for ; dir != "."; dir = parentOf(dir) {
 		for _, s := range slices.Backward(v.segments) {
-			if n := s.get(dir); n != nil && n.floor != 0 {
+			if n, ok := s.get(dir); ok && n.floor != 0 {
 				floor = max(floor, n.floor)
 				break
 			}
@@ -110,8 +110,8 @@ func (v *View) floor(dir string) (floor int32) {
 func (v *View) above(p string, floor int32) (Entry, bool) {
 	var all node // what all layers say of p, as far as it matters
 	for _, s := range slices.Backward(v.segments) {
-		if n := s.get(p); n != nil {
-			all = all.over(n)
+		if n, ok := s.get(p); ok {
+			all = all.over(&n)
 		}
 		if all.of != nil {
 			break

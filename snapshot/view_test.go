@@ -189,13 +189,17 @@ func TestViewsOfALongChainShare(t *testing.T) {
 	if other, err := s.View(t.Context(), id); other != v || err != nil {
 		t.Errorf("who asks again gets another view, %v", err)
 	}
-	nodes := map[*node]int{}
+	nodes := map[any]int{} // of a segment, by what it alone has
 	for u := v; u.height > 0; u = u.below {
 		if n := len(u.segments); n > 32 {
 			t.Fatalf("%d layers are %d segments", u.height, n)
 		}
 		for _, seg := range u.segments {
-			nodes[&seg[0]] = len(seg)
+			if seg.layer != nil {
+				nodes[seg.layer] = seg.len()
+			} else {
+				nodes[&seg.nodes[0]] = seg.len()
+			}
 		}
 	}
 	total := 0
