@@ -27,7 +27,8 @@ type packedImage struct {
 	*Image
 	manifest []byte
 	desc     ocispec.Descriptor // of the manifest
-	layers   []snapshot.Blob    // lowest first
+	chains   []*snapshot.Chain  // lowest first
+	layers   []snapshot.Blob    // what they are in the form that is asked for
 }
 
 // packers is how many layers are compressed or downloaded at once. Compression is parallel in itself; what this
@@ -41,24 +42,26 @@ func (x *Exporter) pack(ctx context.Context, images []*Image, f Form, here bool)
 		return nil, err
 	}
 	p := &packed{}
-	var total, done atomic.Int64
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(packers)
+	var total int
 	for _, img := range images {
 		chains, err := x.Layers.Chains(img.Chain)
 		if err != nil {
 			return nil, err
 		}
-		total.Add(int64(len(chains)))
-		pi := &packedImage{Image: img, layers: make([]snapshot.Blob, len(chains))}
-		p.images = append(p.images, pi)
-		for i, c := range chains {
+		total += len(chains)
+		p.images = append(p.images, &packedImage{Image: img, chains: chains, layers: make([]snapshot.Blob, len(chains))})
+	}
+	var done atomic.Int64
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(packers)
+	for _, img := range p.images {
+		for i, c := range img.chains {
 			g.Go(func() (err error) {
-				if pi.layers[i], err = x.Layers.Compressed(ctx, c, f.Compression); err == nil && here {
-					err = x.Layers.Pull(ctx, pi.layers[i])
+				if img.layers[i], err = x.Layers.Compressed(ctx, c, f.Compression); err == nil && here {
+					err = x.Layers.Pull(ctx, img.layers[i])
 				}
 				if err == nil {
-					x.progress(fmt.Sprintf("exporting layers: %d of %d", done.Add(1), total.Load()), 0, 0)
+					x.progress(fmt.Sprintf("exporting layers: %d of %d", done.Add(1), total), 0, 0)
 				}
 				return err
 			})
