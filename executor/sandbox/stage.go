@@ -78,9 +78,10 @@ func newStage(sp Space, n *network) (*stage, error) {
 		return nil, err
 	}
 	unix.Umask(0o022)
-	// Nothing of what follows may reach the mount namespace that ours was copied from.
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return nil, fmt.Errorf("make the mounts private: %w", err)
+	// Nothing of what follows may reach the mount namespace that ours was copied from. What happens there reaches ours: a spare may
+	// wait for long, and must neither miss a disk that is mounted nor hold one that is not any more.
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return nil, fmt.Errorf("follow the mounts of the host: %w", err)
 	}
 	st := &stage{network: n, mounts: -1, system: -1, root: -1, proc: -1}
 	if err := st.begin(sp); err != nil {
@@ -102,7 +103,12 @@ func (st *stage) begin(sp Space) (err error) {
 		return fmt.Errorf("a place for /sys, /dev and /proc: %w", err)
 	}
 	st.system = tree(mnt)
-	// Mounts can only be made below one that is attached. On the root, which paths do not follow, it is in nobody's way.
+	// No copy of a folder that holds its place has it.
+	if err := unix.MountSetattr(mnt, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Propagation: unix.MS_UNBINDABLE}); err != nil {
+		return fmt.Errorf("a place for /sys, /dev and /proc: %w", err)
+	}
+	// Mounts can only be made below one that is attached. On the root it is in the way of no path but
+	// one that comes there by "..", which Start takes out of the one that is used before it is moved.
 	if err := st.moveSystem("/"); err != nil {
 		return err
 	}
@@ -122,6 +128,10 @@ func (st *stage) set(s *Spec) error {
 	if err := unix.Sethostname([]byte(s.Hostname)); err != nil {
 		return fmt.Errorf("set the host name %q: %w", s.Hostname, err)
 	}
+	// From below the root it goes with all that the child leaves behind; on top of "/", only it would go.
+	if err := st.moveSystem(s.Root.Target); err != nil {
+		return err
+	}
 	mounts := make([]int, len(s.Mounts))
 	for i := range s.Mounts {
 		var err error
@@ -131,10 +141,6 @@ func (st *stage) set(s *Spec) error {
 		}
 	}
 	defer closeFDs(mounts)
-	// From below the root it goes with all that the child leaves behind; on top of "/", only it would go.
-	if err := st.moveSystem(s.Root.Target); err != nil {
-		return err
-	}
 	fd, err := s.Root.mount()
 	if err != nil {
 		return fmt.Errorf("mount the root: %w", err)

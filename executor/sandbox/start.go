@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -98,6 +99,13 @@ func (r *Runner) Start(ctx context.Context, spec Spec, stdio Stdio) (*Process, e
 	}
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
+	}
+	if !spec.Chroot {
+		target, err := filepath.EvalSymlinks(spec.Root.Target)
+		if err != nil {
+			return nil, fmt.Errorf("sandbox: place of the root: %w", err)
+		}
+		spec.Root.Target = target
 	}
 	p := &Process{runner: r, ended: make(chan struct{}), done: make(chan struct{})}
 	started := make(chan error)
