@@ -44,7 +44,6 @@ func (r *Runner) Prepare(space Space) {
 			return
 		}
 		st.close()
-		leave()
 		st.end()
 		r.release(st.network)
 	})

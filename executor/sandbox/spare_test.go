@@ -140,3 +140,23 @@ func TestPreparedLeavesNothing(t *testing.T) {
 		}
 	}
 }
+
+// A sandbox that cannot be set up leaves as little.
+func TestFailedLeavesNothing(t *testing.T) {
+	var r sandbox.Runner
+	defer r.Close()
+	before := mountNamespaces(t)
+	for range 50 {
+		spec := newSpec(t, "true")
+		spec.Mounts = append(spec.Mounts, bind(spec.Root.Target+"/missing", "/missing", false))
+		r.Prepare(spec.Space())
+		if _, err := r.Start(t.Context(), spec, sandbox.Stdio{}); err == nil {
+			t.Fatal("started")
+		}
+		for ns := range mountNamespaces(t) {
+			if !before[ns] {
+				t.Fatalf("%s is left", ns)
+			}
+		}
+	}
+}

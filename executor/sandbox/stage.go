@@ -74,15 +74,6 @@ func newStage(sp Space, n *network) (*stage, error) {
 	if err := unix.Unshare(all); err != nil {
 		return nil, fmt.Errorf("new namespaces: %w", err)
 	}
-	if err := n.enter(sp.Network); err != nil {
-		return nil, err
-	}
-	unix.Umask(0o022)
-	// Nothing of what follows may reach the mount namespace that ours was copied from. What happens there reaches ours: a spare may
-	// wait for long, and must neither miss a disk that is mounted nor hold one that is not any more.
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
-		return nil, fmt.Errorf("follow the mounts of the host: %w", err)
-	}
 	st := &stage{network: n, mounts: -1, system: -1, root: -1, proc: -1}
 	if err := st.begin(sp); err != nil {
 		st.close()
@@ -94,6 +85,15 @@ func newStage(sp Space, n *network) (*stage, error) {
 
 // begin makes what belongs to the Space.
 func (st *stage) begin(sp Space) (err error) {
+	if err := st.network.enter(sp.Network); err != nil {
+		return err
+	}
+	unix.Umask(0o022)
+	// Nothing of what follows may reach the mount namespace that ours was copied from. What happens there reaches ours: a spare may
+	// wait for long, and must neither miss a disk that is mounted nor hold one that is not any more.
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return fmt.Errorf("follow the mounts of the host: %w", err)
+	}
 	const own = "/proc/thread-self/ns/mnt"
 	if st.mounts, err = unix.Open(own, unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
 		return fmt.Errorf("%s: %w", own, err)
@@ -180,8 +180,9 @@ func (st *stage) furnish(s *Spec, mounts []int) error {
 	return nil
 }
 
-// end has the kernel take the mounts apart, which needs no process any more, and waits for it.
+// end takes this thread away and has the kernel take the mounts apart, which needs no process any more, and waits for it.
 func (st *stage) end() {
+	leave() // or they would be there for as long as the thread
 	if st.mounts >= 0 {
 		unix.Close(st.mounts)
 	}

@@ -38,7 +38,8 @@ func TestStageFollowsTheMountsOfTheHost(t *testing.T) {
 		if err != nil {
 			return
 		}
-		defer func() { st.close(); leave(); st.end() }()
+		defer st.end()
+		defer st.close()
 		if isMount(early) {
 			t.Error("it holds what was unmounted since")
 		}
