@@ -160,3 +160,22 @@ func TestFailedLeavesNothing(t *testing.T) {
 		}
 	}
 }
+
+// What a process has mounted itself is gone when it has ended: a disk in a file of the layer is written to until then.
+func TestEndedHasUnmounted(t *testing.T) {
+	before := mountNamespaces(t)
+	spec := newSpec(t, "sh", "-c", "mkdir /disk && mount -t tmpfs none /disk")
+	spec.Privileged, spec.Caps = true, sandbox.AllCaps()
+	p, err := sandbox.Start(t.Context(), spec, sandbox.Stdio{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for ns := range mountNamespaces(t) { // what nobody holds ends with the process
+		if !before[ns] {
+			t.Errorf("%s is held while the process runs", ns)
+		}
+	}
+	if status, err := p.Wait(); err != nil || status.Code != 0 {
+		t.Error(status, err)
+	}
+}

@@ -123,8 +123,8 @@ func (r *Runner) Start(ctx context.Context, spec Spec, stdio Stdio) (*Process, e
 	return p, nil
 }
 
-// Ended waits until the process has ended, the kernel has killed the others, and all their output is written. What was mounted is
-// still being taken apart, which changes no file; Wait waits for that.
+// Ended waits until the process has ended, the kernel has killed the others, and all their output is written. Its files are as they
+// will be. What we have mounted is still being taken apart, which changes none of them; Wait waits for that.
 func (p *Process) Ended() (Status, error) {
 	<-p.ended
 	return p.status, p.err
@@ -172,6 +172,9 @@ func (p *Process) run(ctx context.Context, spec Spec, stdio Stdio, started chan<
 	}
 	stop := context.AfterFunc(ctx, p.kill)
 	defer stop()
+	if p.stage != nil && slices.Contains(spec.Caps, "CAP_SYS_ADMIN") {
+		p.stage.end() // what it mounts may have files to write, up to its unmount: that of a disk in a file
+	}
 	if err := p.ready(ctx, &spec, report); err != nil {
 		p.kill()
 		p.process.Wait()
