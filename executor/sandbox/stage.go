@@ -180,8 +180,8 @@ func (st *stage) furnish(s *Spec, mounts []int) error {
 	return nil
 }
 
-// end takes this thread away and lets go of the mounts. If no process is left there, it waits until the kernel has taken them apart;
-// otherwise that comes with the end of the last one. It may be called more than once.
+// end takes this thread away and lets go of the mounts. If no process is left there, it waits until the kernel has taken them
+// apart; otherwise that comes with the end of the last one. It may be called more than once.
 func (st *stage) end() {
 	leave() // or they would be there for as long as the thread
 	if st.mounts >= 0 {

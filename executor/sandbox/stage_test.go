@@ -8,7 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A stage has the mounts of the host as they are now: one that waits for its plan neither lacks a disk nor holds one that was taken out.
+// A stage has the mounts of the host as they are now: one that waits for its plan neither lacks a disk nor holds one that was
+// taken out.
 func TestStageFollowsTheMountsOfTheHost(t *testing.T) {
 	needPrivilege(t)
 	dir := t.TempDir()
