@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 
@@ -178,6 +179,15 @@ func (st *stage) furnish(s *Spec, mounts []int) error {
 		}
 	}
 	return nil
+}
+
+// admit leaves st to a process with those capabilities.
+func (st *stage) admit(caps []string) {
+	mounts := slices.Contains(caps, "CAP_SYS_ADMIN")
+	st.network.exposed = mounts || slices.Contains(caps, "CAP_NET_ADMIN")
+	if mounts {
+		st.end() // what it mounts may have files to write, up to its unmount: that of a disk in a file
+	}
 }
 
 // end takes this thread away and lets go of the mounts. If no process is left there, it waits until the kernel has taken them

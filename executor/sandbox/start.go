@@ -172,8 +172,8 @@ func (p *Process) run(ctx context.Context, spec Spec, stdio Stdio, started chan<
 	}
 	stop := context.AfterFunc(ctx, p.kill)
 	defer stop()
-	if p.stage != nil && slices.Contains(spec.Caps, "CAP_SYS_ADMIN") {
-		p.stage.end() // what it mounts may have files to write, up to its unmount: that of a disk in a file
+	if p.stage != nil {
+		p.stage.admit(spec.Caps)
 	}
 	if err := p.ready(ctx, &spec, report); err != nil {
 		p.kill()
