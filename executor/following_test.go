@@ -47,3 +47,19 @@ func TestFollowersOfSeveralTargets(t *testing.T) {
 		t.Errorf("shared is followed by %v", op)
 	}
 }
+
+// While files are copied, the sandbox of the process that follows is prepared: once, and not after the last one.
+func TestCopyPreparesWhatFollows(t *testing.T) {
+	x := newExecutor(t)
+	defer x.Close()
+	x.folder(t, t.TempDir(), "a = 1")
+	copied := copyOf(&llb.Copy{Sources: []llb.Source{{Path: "/a"}}, Dest: "/"})
+	next := llb.New(&llb.Exec{Args: []string{"next"}, Network: llb.NetworkNone}, []*llb.Vertex{copied}, llb.Meta{})
+	x.Targets = []*llb.Vertex{next}
+	if _, err := x.Execute(t.Context(), copied, make([]digest.Digest, 2)); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := x.prepared.Load(next.Op()); !ok {
+		t.Error("nothing is prepared")
+	}
+}

@@ -96,7 +96,6 @@ func TestStageWithoutSpare(t *testing.T) {
 	r.onStage(spec, func(st *stage, err error) {
 		if err == nil {
 			st.close()
-			err = leave()
 			st.end()
 		}
 		made <- err
@@ -128,7 +127,6 @@ func TestSparesAreFewAndTaken(t *testing.T) {
 			t.Error(err)
 		} else {
 			st.close()
-			leave()
 			st.end()
 		}
 		threads <- len(r.spares.waiting)

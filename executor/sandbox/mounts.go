@@ -277,13 +277,13 @@ func copyBelow(dir int, path string, attrs uint64) (mnt int, err error) {
 }
 
 // copyMounts returns a copy of the mounts at path (of the descriptor dir itself if path is "")
-// and below, attached nowhere, with attrs added.
+// and below, attached nowhere, with attrs added. What is mounted there later does not show in it.
 func copyMounts(dir int, path string, attrs uint64) (mnt int, err error) {
 	mnt, err = unix.OpenTree(dir, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE|unix.AT_EMPTY_PATH)
-	if err != nil || attrs == 0 {
-		return mnt, err
+	if err != nil {
+		return -1, err
 	}
-	err = unix.MountSetattr(mnt, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: attrs})
+	err = unix.MountSetattr(mnt, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: attrs, Propagation: unix.MS_PRIVATE})
 	if err != nil {
 		unix.Close(mnt)
 		return -1, fmt.Errorf("mount_setattr: %w", err)

@@ -61,6 +61,7 @@ func raiseLoopback() error {
 type network struct {
 	gateway   *uplink.Gateway // nil before the first sandbox that uses it has started
 	resolvers []netip.AddrPort
+	exposed   bool // to a process that may have changed it
 }
 
 // newNetwork returns a network of that kind: one that an earlier sandbox left unused, or one to be made.
@@ -82,7 +83,7 @@ func (r *Runner) release(n *network) {
 	if n.gateway == nil {
 		return
 	}
-	unused := n.gateway.Unused()
+	unused := !n.exposed && n.gateway.Unused()
 	r.mu.Lock()
 	if unused && !r.closed {
 		r.free = append(r.free, n.gateway)

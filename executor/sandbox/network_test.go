@@ -352,3 +352,20 @@ func TestAptGetUpdate(t *testing.T) {
 	}
 	t.Log(out.String())
 }
+
+// A sandbox that may change its network leaves it to no other.
+func TestChangedNetworkIsNotUsedAgain(t *testing.T) {
+	var r sandbox.Runner
+	defer r.Close()
+	for _, script := range []string{"ip link set lo down", "ip link show lo | grep -q LOWER_UP"} {
+		spec := sh(t, script)
+		spec.Network = sandbox.NetworkDefault
+		if script == "ip link set lo down" {
+			spec.Privileged, spec.Caps = true, sandbox.AllCaps()
+		}
+		var out bytes.Buffer
+		if status, err := r.Run(t.Context(), spec, sandbox.Stdio{Out: &out, Err: &out}); err != nil || status.Code != 0 {
+			t.Errorf("%s: status %+v, error %v\n%s", script, status, err, out.String())
+		}
+	}
+}

@@ -21,7 +21,6 @@ type spare struct {
 
 // Prepare begins to make, beside whatever runs, what the next sandbox with that Space will need, and Start takes it. It is for a
 // caller who knows that there will be one: what no Start takes waits for Close. No more wait than there are processors to use them.
-// Nothing that is mounted later is seen there.
 func (r *Runner) Prepare(space Space) {
 	s := &spare{space, make(chan func(*stage)), make(chan struct{})}
 	r.mu.Lock()
@@ -45,7 +44,6 @@ func (r *Runner) Prepare(space Space) {
 			return
 		}
 		st.close()
-		leave()
 		st.end()
 		r.release(st.network)
 	})

@@ -140,3 +140,42 @@ func TestPreparedLeavesNothing(t *testing.T) {
 		}
 	}
 }
+
+// A sandbox that cannot be set up leaves as little.
+func TestFailedLeavesNothing(t *testing.T) {
+	var r sandbox.Runner
+	defer r.Close()
+	before := mountNamespaces(t)
+	for range 50 {
+		spec := newSpec(t, "true")
+		spec.Mounts = append(spec.Mounts, bind(spec.Root.Target+"/missing", "/missing", false))
+		r.Prepare(spec.Space())
+		if _, err := r.Start(t.Context(), spec, sandbox.Stdio{}); err == nil {
+			t.Fatal("started")
+		}
+		for ns := range mountNamespaces(t) {
+			if !before[ns] {
+				t.Fatalf("%s is left", ns)
+			}
+		}
+	}
+}
+
+// What a process has mounted itself is gone when it has ended: a disk in a file of the layer is written to until then.
+func TestEndedHasUnmounted(t *testing.T) {
+	before := mountNamespaces(t)
+	spec := newSpec(t, "sh", "-c", "mkdir /disk && mount -t tmpfs none /disk")
+	spec.Privileged, spec.Caps = true, sandbox.AllCaps()
+	p, err := sandbox.Start(t.Context(), spec, sandbox.Stdio{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for ns := range mountNamespaces(t) { // what nobody holds ends with the process
+		if !before[ns] {
+			t.Errorf("%s is held while the process runs", ns)
+		}
+	}
+	if status, err := p.Wait(); err != nil || status.Code != 0 {
+		t.Error(status, err)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 
@@ -74,14 +75,6 @@ func newStage(sp Space, n *network) (*stage, error) {
 	if err := unix.Unshare(all); err != nil {
 		return nil, fmt.Errorf("new namespaces: %w", err)
 	}
-	if err := n.enter(sp.Network); err != nil {
-		return nil, err
-	}
-	unix.Umask(0o022)
-	// Nothing of what follows may reach the mount namespace that ours was copied from.
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return nil, fmt.Errorf("make the mounts private: %w", err)
-	}
 	st := &stage{network: n, mounts: -1, system: -1, root: -1, proc: -1}
 	if err := st.begin(sp); err != nil {
 		st.close()
@@ -93,6 +86,15 @@ func newStage(sp Space, n *network) (*stage, error) {
 
 // begin makes what belongs to the Space.
 func (st *stage) begin(sp Space) (err error) {
+	if err := st.network.enter(sp.Network); err != nil {
+		return err
+	}
+	unix.Umask(0o022)
+	// Nothing of what follows may reach the mount namespace that ours was copied from. What happens there reaches ours: a spare may
+	// wait for long, and must neither miss a disk that is mounted nor hold one that is not any more.
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return fmt.Errorf("follow the mounts of the host: %w", err)
+	}
 	const own = "/proc/thread-self/ns/mnt"
 	if st.mounts, err = unix.Open(own, unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
 		return fmt.Errorf("%s: %w", own, err)
@@ -102,7 +104,12 @@ func (st *stage) begin(sp Space) (err error) {
 		return fmt.Errorf("a place for /sys, /dev and /proc: %w", err)
 	}
 	st.system = tree(mnt)
-	// Mounts can only be made below one that is attached. On the root, which paths do not follow, it is in nobody's way.
+	// No copy of a folder that holds its place has it.
+	if err := unix.MountSetattr(mnt, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Propagation: unix.MS_UNBINDABLE}); err != nil {
+		return fmt.Errorf("a place for /sys, /dev and /proc: %w", err)
+	}
+	// Mounts can only be made below one that is attached. On the root it is in the way of no path but
+	// one that comes there by "..", which Start takes out of the one that is used before it is moved.
 	if err := st.moveSystem("/"); err != nil {
 		return err
 	}
@@ -122,6 +129,10 @@ func (st *stage) set(s *Spec) error {
 	if err := unix.Sethostname([]byte(s.Hostname)); err != nil {
 		return fmt.Errorf("set the host name %q: %w", s.Hostname, err)
 	}
+	// From below the root it goes with all that the child leaves behind; on top of "/", only it would go.
+	if err := st.moveSystem(s.Root.Target); err != nil {
+		return err
+	}
 	mounts := make([]int, len(s.Mounts))
 	for i := range s.Mounts {
 		var err error
@@ -131,10 +142,6 @@ func (st *stage) set(s *Spec) error {
 		}
 	}
 	defer closeFDs(mounts)
-	// From below the root it goes with all that the child leaves behind; on top of "/", only it would go.
-	if err := st.moveSystem(s.Root.Target); err != nil {
-		return err
-	}
 	fd, err := s.Root.mount()
 	if err != nil {
 		return fmt.Errorf("mount the root: %w", err)
@@ -174,10 +181,22 @@ func (st *stage) furnish(s *Spec, mounts []int) error {
 	return nil
 }
 
-// end has the kernel take the mounts apart, which needs no process any more, and waits for it.
+// admit leaves st to a process with those capabilities.
+func (st *stage) admit(caps []string) {
+	mounts := slices.Contains(caps, "CAP_SYS_ADMIN")
+	st.network.exposed = mounts || slices.Contains(caps, "CAP_NET_ADMIN")
+	if mounts {
+		st.end() // what it mounts may have files to write, up to its unmount: that of a disk in a file
+	}
+}
+
+// end takes this thread away and lets go of the mounts. If no process is left there, it waits until the kernel has taken them
+// apart; otherwise that comes with the end of the last one. It may be called more than once.
 func (st *stage) end() {
+	leave() // or they would be there for as long as the thread
 	if st.mounts >= 0 {
 		unix.Close(st.mounts)
+		st.mounts = -1
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -99,6 +100,13 @@ func (r *Runner) Start(ctx context.Context, spec Spec, stdio Stdio) (*Process, e
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
+	if !spec.Chroot {
+		target, err := filepath.EvalSymlinks(spec.Root.Target)
+		if err != nil {
+			return nil, fmt.Errorf("sandbox: place of the root: %w", err)
+		}
+		spec.Root.Target = target
+	}
 	p := &Process{runner: r, ended: make(chan struct{}), done: make(chan struct{})}
 	started := make(chan error)
 	r.onStage(&spec, func(st *stage, err error) {
@@ -115,8 +123,8 @@ func (r *Runner) Start(ctx context.Context, spec Spec, stdio Stdio) (*Process, e
 	return p, nil
 }
 
-// Ended waits until the process has ended, the kernel has killed the others, and all their output is written. What was mounted is
-// still being taken apart, which changes no file; Wait waits for that.
+// Ended waits until the process has ended, the kernel has killed the others, and all their output is written. Its files are as they
+// will be. What we have mounted is still being taken apart, which changes none of them; Wait waits for that.
 func (p *Process) Ended() (Status, error) {
 	<-p.ended
 	return p.status, p.err
@@ -164,6 +172,9 @@ func (p *Process) run(ctx context.Context, spec Spec, stdio Stdio, started chan<
 	}
 	stop := context.AfterFunc(ctx, p.kill)
 	defer stop()
+	if p.stage != nil {
+		p.stage.admit(spec.Caps)
+	}
 	if err := p.ready(ctx, &spec, report); err != nil {
 		p.kill()
 		p.process.Wait()

@@ -461,3 +461,17 @@ func TestMountsOfAnother(t *testing.T) {
 		}
 	}
 }
+
+// Looking at the host leaves nothing open: a namespace that somebody holds does not end.
+func TestFactsHoldNoNamespace(t *testing.T) {
+	userns.Gather()
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range fds {
+		if to, _ := os.Readlink("/proc/self/fd/" + fd.Name()); strings.HasPrefix(to, "user:") || strings.HasPrefix(to, "mnt:") {
+			t.Errorf("descriptor %s is %s", fd.Name(), to)
+		}
+	}
+}

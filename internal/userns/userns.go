@@ -198,15 +198,18 @@ func checkRoot() error {
 	return e
 }
 
-// foreignMounts reports whether the mount namespace of this process belongs to a user namespace above its own, as after "unshare --user": who is root
-// there mounts nothing.
+// foreignMounts reports whether the mount namespace of this process belongs to a user namespace above its own, as after
+// "unshare --user": who is root there mounts nothing.
 func foreignMounts() bool {
 	mounts, err := os.Open("/proc/self/ns/mnt")
 	if err != nil {
 		return false
 	}
 	defer mounts.Close()
-	_, err = unix.IoctlRetInt(int(mounts.Fd()), unix.NS_GET_USERNS)
+	owner, err := unix.IoctlRetInt(int(mounts.Fd()), unix.NS_GET_USERNS)
+	if err == nil {
+		unix.Close(owner)
+	}
 	return err == unix.EPERM
 }
 

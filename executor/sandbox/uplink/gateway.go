@@ -66,8 +66,8 @@ func Open(resolvers []netip.AddrPort) (*Gateway, error) {
 // Namespace returns the namespace, for setns.
 func (g *Gateway) Namespace() *os.File { return g.namespace }
 
-// Unused reports whether the namespace, in which no process is left, is as good as new: its routes and interfaces
-// no sandbox can change, but a connection leaves its port taken for a minute.
+// Unused reports whether the namespace, in which no process is left, is as good as new if none could change its routes and
+// interfaces: a connection leaves its port taken for a minute.
 func (g *Gateway) Unused() bool {
 	b := make([]byte, 4096)
 	n, err := g.counters.ReadAt(b, 0)
