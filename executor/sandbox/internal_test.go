@@ -92,20 +92,27 @@ func TestStageWithoutSpare(t *testing.T) {
 	failed := &spare{spec.Space(), make(chan func(*stage)), make(chan struct{})}
 	close(failed.none)
 	r.spares.waiting = []*spare{failed}
-	made := make(chan error)
+	if left := passStage(t, &r, spec); left > 0 {
+		t.Error("what has failed is still waiting")
+	}
+}
+
+// passStage has a stage for spec made, or taken from those that are prepared, and ends it. It returns how many of them are left.
+func passStage(t *testing.T, r *Runner, spec *Spec) (left int) {
+	t.Helper()
+	passed := make(chan error)
 	r.onStage(spec, func(st *stage, err error) {
 		if err == nil {
 			st.close()
 			st.end()
 		}
-		made <- err
+		left = len(r.spares.waiting)
+		passed <- err
 	})
-	if err := <-made; err != nil {
+	if err := <-passed; err != nil {
 		t.Error(err)
 	}
-	if len(r.spares.waiting) > 0 {
-		t.Error("what has failed is still waiting")
-	}
+	return left
 }
 
 // A spare is taken once, by the first who has a use for it, and there are no more of them than processors.
@@ -121,17 +128,7 @@ func TestSparesAreFewAndTaken(t *testing.T) {
 	if n := len(r.spares.waiting); n != most {
 		t.Errorf("%d are prepared for %d processors", n, most)
 	}
-	threads := make(chan int)
-	r.onStage(spec, func(st *stage, err error) {
-		if err != nil {
-			t.Error(err)
-		} else {
-			st.close()
-			st.end()
-		}
-		threads <- len(r.spares.waiting)
-	})
-	if n := <-threads; n != most-1 {
+	if n := passStage(t, &r, spec); n != most-1 {
 		t.Errorf("%d of %d are left when one is taken", n, most)
 	}
 }
