@@ -79,6 +79,7 @@ func (a *app) command(args []string) *cobra.Command {
 		root.CompletionOptions.DisableDefaultCmd = true
 	} else {
 		a.addVerbs(root, isVerb)
+		addCompletion(root)
 		args = withVerbToComplete(root, args)
 	}
 	root.SetArgs(args)
@@ -179,6 +180,22 @@ func helpCommand() *cobra.Command {
 			}
 			return names, cobra.ShellCompDirectiveNoFileComp // shells leave out what begins otherwise
 		},
+	}
+}
+
+// addCompletion adds cobra's verb that makes completions. Of itself it ends well when it is asked for a shell that it does not know.
+func addCompletion(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	c, _, err := root.Find([]string{"completion"})
+	if err != nil {
+		return
+	}
+	c.Args = nil
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return c.Help()
+		}
+		return usagef("there are bash, fish, powershell and zsh", "completion %s: no such shell", args[0])
 	}
 }
 
